@@ -1,5 +1,3 @@
-"""Modules:
+"""Regional weather forecasting with neural networks. Every module is exported from the notebook of the same name in `nbs/`."""
 
-- `microclimate.assets.make_geography`: Make `orography.npz` and `coastlines.npz` from public-domain data that two package registries carry."""
-
-__version__ = "0.0.1"
+__version__ = "0.1.0"

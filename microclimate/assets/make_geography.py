@@ -1,11 +1,10 @@
-"""Make `orography.npz` and `coastlines.npz` from public-domain data that two package registries carry.
-
-    apt-get download ferret-datasets && dpkg -x ferret-datasets_*.deb ferret
-    npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz
-    python microclimate/assets/make_geography.py ferret/usr/share/ferret-vis/data/etopo5.cdf package
-
-Needs numpy, scipy, shapely, and xarray with netCDF4. Takes some seconds. See README.md beside this file.
-"""
+"""Make `orography.npz` and `coastlines.npz` from public-domain data that two package registries carry."""
+#     apt-get download ferret-datasets && dpkg -x ferret-datasets_*.deb ferret
+#     npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz
+#     python microclimate/assets/make_geography.py ferret/usr/share/ferret-vis/data/etopo5.cdf package
+#
+# Needs numpy, scipy, shapely, and xarray with netCDF4. Takes some seconds. See README.md beside this file.
+# (Comments, because nbdev makes an index page of every module whose docstring is longer than three lines.)
 import json, sys
 from pathlib import Path
 import numpy as np, shapely, xarray as xr

@@ -1,0 +1,31 @@
+"""Reads the package's facts from settings.ini, and gives nbdev's commands the names with an underscore."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+config = ConfigParser(delimiters="=", interpolation=None)
+config.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
+facts = config["DEFAULT"]
+extras = {name.removesuffix("_requirements"): facts[name].split() for name in facts if name.endswith("_requirements")}
+
+setup(
+    version=facts["version"],
+    description=facts["description"],
+    author=facts["author"],
+    license=facts["license"],
+    keywords=facts["keywords"].split(),
+    packages=find_packages(include=["microclimate", "microclimate.*"]),
+    package_data={"microclimate": ["assets/**/*"]},
+    exclude_package_data={"": ["*.py[cod]"]},
+    install_requires=facts["requirements"].split(),
+    extras_require=extras | {"all": sorted({package for group in extras.values() for package in group})},
+    entry_points={
+        "console_scripts": [
+            "nbdev_export=nbdev.doclinks:nbdev_export",
+            "nbdev_test=nbdev.test:nbdev_test",
+            "nbdev_clean=nbdev.clean:nbdev_clean",
+        ]
+    },
+)
