@@ -44,15 +44,14 @@ def _mask(mask, grid: Grid, name: str) -> np.ndarray:
     if mask.shape != grid.shape: raise WeatherError(f"The mask of region '{name}' has shape {mask.shape}, but the grid has {grid.shape}.")
     return mask.astype(bool)
 
-# %% ../nbs/25_evaluate.ipynb #80ff1e24
+# %% ../nbs/25_evaluate.ipynb #f4193665
 def interior(
     grid: Grid,
-    width: int = 10,  # cells of the relaxation zone
+    width: int = 10,  # cells of the relaxation zone; at most a quarter of the shorter side is used
 ) -> np.ndarray:  # (h, w) bool
-    "True for the cells at least `width` cells away from the edge. Raises `WeatherError` where nothing would be left."
-    inside = grid.edge_distance >= width
-    if not inside.any():
-        raise WeatherError("A grid of {}×{} cells has nothing beyond a relaxation zone of {} cells: take fewer.".format(*grid.shape, width))
+    "True for the cells that no boundary value is mixed into. Raises `WeatherError` for a grid without any."
+    inside = grid.edge_distance >= max(1, min(width, min(grid.shape) // 4))
+    if not inside.any(): raise WeatherError("A grid of {}×{} cells is all edge: it has no interior to score.".format(*grid.shape))
     return inside
 
 # %% ../nbs/25_evaluate.ipynb #f6ec5db2
