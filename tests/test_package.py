@@ -1,0 +1,184 @@
+"""Package facts: what the files say of the package, and what the installed package and its notebooks are."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from importlib.metadata import distribution
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import microclimate
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+RUNS = [path for path in NOTEBOOKS if path.stem.startswith("run_")]
+ROOMS = [path for path in NOTEBOOKS if path not in RUNS]
+MODULES = sorted(path for path in (ROOT / "microclimate").glob("*.py") if not path.stem.startswith("_"))
+
+
+def facts():
+    config = ConfigParser(delimiters="=", interpolation=None)
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(book):
+    "The notebook's code without its magics."
+    return "\n".join(re.sub(r"^[%!].*$", "", cell.source, flags=re.M) for cell in book.cells if cell.cell_type == "code")
+
+
+def parameters(book):
+    "Name to value of the cell that papermill replaces."
+    [cell] = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+# the package
+
+
+def test_version_is_one():
+    assert microclimate.__version__ == distribution("microclimate").version == facts()["version"]
+
+
+def test_changelog_knows_the_version():
+    assert f"## [{facts()['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_console_scripts():
+    names = {script.name: script for script in distribution("microclimate").entry_points.select(group="console_scripts")}
+    assert {"nbdev_test", "nbdev_export", "nbdev_clean"} <= set(names)
+    for name, script in names.items():
+        assert callable(script.load())
+        assert (Path(sys.executable).parent / name).exists()
+
+
+def test_lock_pins_every_requirement():
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), "one `name==version` a line, without a local version or an address"
+    locked = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
+    named = " ".join(facts()[key] for key in facts() if key.endswith("requirements")).split()
+    assert {re.split(r"[<>=!~\[]", name)[0].lower() for name in named} <= locked
+
+
+def test_wheel_carries_modules_and_assets(tmp_path):
+    "Built from a copy, because setuptools leaves its build folder where it builds."
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "microclimate", copy / "microclimate", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, copy]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    [wheel] = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {path.relative_to(copy).as_posix() for path in (copy / "microclimate").rglob("*") if path.is_file()}
+    assert any(name.startswith("microclimate/assets/") for name in wanted)
+    assert wanted <= inside, f"missing from the wheel: {sorted(wanted - inside)}"
+
+
+def test_kernel_is_this_environment():
+    "Run notebooks name the kernel `python3`, and that must not be some other Python of the user's."
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    spec = KernelSpecManager().get_kernel_spec("python3")
+    assert Path(spec.resource_dir).is_relative_to(sys.prefix)
+
+
+# modules and notebooks
+
+
+@each(MODULES)
+def test_module_comes_from_its_notebook(path):
+    head = re.search(r"File to edit: \.\./nbs/(\S+\.ipynb)", path.read_text(encoding="utf-8"))
+    assert head, f"{path.name} was not exported by nbdev: write it in a notebook"
+    notebook = ROOT / "nbs" / head[1]
+    assert notebook.is_file() and re.search(rf"^#\| default_exp {path.stem}$", code(read(notebook)), flags=re.M)
+
+
+@each(ROOMS)
+def test_room_exports_its_module(path):
+    name = re.search(r"^#\| default_exp (\w+)$", code(read(path)), flags=re.M)[1]
+    assert path.stem == f"{path.stem[:2]}_{name}" and (ROOT / "microclimate" / f"{name}.py").is_file()
+
+
+@each(NOTEBOOKS)
+def test_notebook_is_clean(path):
+    book = read(path)
+    nbformat.validate(book)
+    assert book.metadata == {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    for cell in book.cells:
+        assert set(cell.metadata) <= {"tags"}, f"cell {cell.id} carries metadata {set(cell.metadata)}: run nbdev_clean"
+        assert cell.get("execution_count") is None
+    assert len({cell.id for cell in book.cells}) == len(book.cells)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    if path.stem == "run_forecast":  # the one whose pictures a reader on the web should see
+        assert len(json.dumps(outputs)) < 900_000 and not any(output.output_type == "error" for output in outputs)
+    else:
+        assert not outputs, "only run_forecast keeps outputs"
+
+
+@each(NOTEBOOKS)
+def test_notebook_has_a_title(path):
+    titles = [cell.source for cell in read(path).cells[:2] if cell.cell_type == "markdown"]
+    assert titles and re.match(r"# \S.*\n\s*\n?> \S", titles[0]), "the first markdown cell is `# Title` and `> one line of summary`"
+
+
+@each(RUNS)
+def test_run_notebook_is_a_recipe(path):
+    book = read(path)
+    title = next(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    assert re.search(r"^- skip_exec: true$", title, flags=re.M), "papermill runs it, nbdev_test must not"
+    assert all(name.isidentifier() for name in parameters(book))
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    defined = [node.name for node in ast.walk(ast.parse(code(book))) if isinstance(node, definitions)]
+    assert not defined, f"a run notebook calls the package and defines nothing: {defined} belongs into a module"
+
+
+# the repository
+
+
+def tracked():
+    "Every text file that git keeps."
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        try:
+            yield name, (ROOT / name).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # a binary asset, or a file deleted but not yet committed
+
+
+def test_no_machine_path_and_no_registry_host():
+    folders = [re.escape(f"{folder}/") for folder in {Path.home(), ROOT.parent} if len(folder.parts) > 1]
+    hosts = [re.escape(".".join(parts)) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("debian", "org"))]
+    pattern = re.compile(rf"(?<![\w.~-])(?:{'|'.join(folders)})|(?:{'|'.join(hosts)})")
+    found = [f"{name}: {match[0]}" for name, text in tracked() for match in pattern.finditer(text)]
+    assert not found, f"written on one machine, true on no other: {found}"
+
+
+def test_readme_names_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S))
+    assert set(re.findall(r"^make (\w+)", commands, flags=re.M)) <= targets
+    for name in set(re.findall(r"nbs/\w+\.ipynb", text)):
+        assert (ROOT / name).is_file(), f"README names {name}"
+    for notebook, rest in re.findall(r"^papermill (nbs/\w+\.ipynb)(.*)$", commands, flags=re.M):
+        unknown = set(re.findall(r"-p (\w+)", rest)) - set(parameters(read(ROOT / notebook)))
+        assert not unknown, f"{notebook} lacks parameters that README sets: {unknown}"
