@@ -3,13 +3,14 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before the first import of numpy or torch
-os.environ.setdefault("MPLBACKEND", "agg")
 
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
+matplotlib.use("agg")  # here only: the kernels that tests start draw into their notebooks
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
