@@ -113,7 +113,7 @@ def test_module_comes_from_its_notebook(path):
 @each(ROOMS)
 def test_room_exports_its_module(path):
     name = re.search(r"^#\| default_exp (\w+)$", code(read(path)), flags=re.M)[1]
-    assert path.stem == f"{path.stem[:2]}_{name}" and (ROOT / "microclimate" / f"{name}.py").is_file()
+    assert re.fullmatch(rf"\d\d[a-z]?_{name}", path.stem) and (ROOT / "microclimate" / f"{name}.py").is_file()
 
 
 @each(NOTEBOOKS)
