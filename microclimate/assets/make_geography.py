@@ -61,7 +61,8 @@ def orography(etopo5):
     z = z.sel(ETOPO05_Y=slice(NORTH + .01, SOUTH - .01), ETOPO05_X=slice(WEST - .01, EAST + .01))
     metres, around = np.clip(z.values, 0, None), median_filter(np.clip(z.values, 0, None), 3)
     metres = np.where(np.abs(metres - around) > 600, around, metres)  # single wrong cells, such as a hole at 63 N 12.8 E
-    return z.ETOPO05_Y.values, z.ETOPO05_X.values, np.round(metres).astype('int16')
+    exact = 60 / MINUTES  # the file's own coordinates are rounded
+    return np.round(z.ETOPO05_Y.values * exact) / exact, np.round(z.ETOPO05_X.values * exact) / exact, np.round(metres).astype('int16')
 
 
 def land_fraction(lat, lon, land):
