@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['STYLE', 'HEAD', 'SYNTHETIC', 'LOOKS', 'CITIES', 'STRIP', 'COLOURS', 'OTHERS', 'METEOGRAM', 'LOGGED', 'style',
            'is_synthetic', 'stamp', 'when', 'who', 'state', 'field', 'Look', 'look', 'pretty', 'long_name', 'Scale',
-           'scale', 'coastline', 'projection', 'corners', 'map_axes', 'draw', 'colour_bar', 'weather_map',
+           'scale', 'coastline', 'projection', 'corners', 'map_aspect', 'map_axes', 'draw', 'colour_bar', 'weather_map',
            'draw_isobars', 'turn_wind', 'draw_barbs', 'places_in', 'nearest_cell', 'draw_places', 'truth_at',
            'some_leads', 'weather_panels', 'step_hours', 'rain_sum', 'time_axis', 'week_overview', 'colours_of',
            'rmse_by_lead', 'at_place', 'meteogram', 'animation', 'training_curves']
 
-# %% ../nbs/26_plot.ipynb #b1d7ab01
+# %% ../nbs/26_plot.ipynb #8d51f864
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/26_plot.ipynb #47203b49
@@ -91,7 +91,7 @@ def who(ds: xr.Dataset) -> str:
     model, boundary = ds.attrs.get("model", ""), ds.attrs.get("boundary", "")
     return model + (f", boundary from {boundary}" if boundary not in ("", "none") else "")
 
-# %% ../nbs/26_plot.ipynb #b076d105
+# %% ../nbs/26_plot.ipynb #5472c8bd
 def state(
     ds: xr.Dataset,  # a series (time) or a forecast (init_time, lead_time)
     time: str | np.datetime64 | None = None,  # of a series; default: its last
@@ -107,17 +107,21 @@ def state(
 def _pick(ds: xr.Dataset, dim: str, value) -> xr.Dataset:
     "One point of an axis, the last by default."
     if value is None: return ds.isel({dim: -1})
-    if value not in ds[dim].values: raise WeatherError(f"The data have no {dim} {value}: they run from {ds[dim].values[0]} to {ds[dim].values[-1]}.")
+    if value not in ds[dim].values:
+        first, last = (stamp(v) if dim == "time" else f"+{v / np.timedelta64(1, 'h'):g} h" for v in ds[dim].values[[0, -1]])
+        raise WeatherError(f"The data have no {dim} {value}: they run from {first} to {last}.")
     return ds.sel({dim: value})
 
-# %% ../nbs/26_plot.ipynb #8080b993
+# %% ../nbs/26_plot.ipynb #ba04891b
 def field(ds: xr.Dataset, name: str) -> xr.DataArray:  # SI units
     "A variable, or `wind`, the 10 m wind speed. Raises `WeatherError` where the data lack it."
-    if name == "wind" and {"10u", "10v"} <= set(ds.data_vars): return np.hypot(ds["10u"], ds["10v"])
-    if name not in ds: raise WeatherError(f"There is no '{name}' to draw, only {', '.join(map(str, ds.data_vars))}.")
-    return ds[name]
+    if not _has(ds, name): raise WeatherError(f"There is no '{name}' to draw, only {', '.join(map(str, ds.data_vars))}.")
+    return ds[name] if name in ds else np.hypot(ds["10u"], ds["10v"])
 
-# %% ../nbs/26_plot.ipynb #65b43c3f
+def _has(ds: xr.Dataset, name: str) -> bool:
+    return name in ds or (name == "wind" and {"10u", "10v"} <= set(ds.data_vars))
+
+# %% ../nbs/26_plot.ipynb #58c47862
 @dataclass(frozen=True)
 class Look:
     "How a field is shown."
@@ -125,25 +129,26 @@ class Look:
     units: str  # shown
     factor: float = 1.0  # shown = SI · factor + offset
     offset: float = 0.0
-    levels: tuple = ()  # fixed steps in the units shown; empty: chosen from the data
+    levels: tuple = ()  # fixed steps in the units shown, each with its own colour; empty: chosen from the data
+    low: float | None = None  # where the scale begins; None: chosen from the data
     centred: bool = False  # zero in the middle
     bare: bool = False  # nothing is drawn below the first level
     part: tuple = (0.0, 1.0)  # of the colour map that is used
 
     def __call__(self, x): return x * self.factor + self.offset
 
-# %% ../nbs/26_plot.ipynb #d12bd10a
+# %% ../nbs/26_plot.ipynb #12c189a4
 _celsius, _wind = Look("roma_r", "°C", offset=-273.15), Look("vik", "m s⁻¹", centred=True)
 _hpa, _percent = Look("batlow", "hPa", 0.01), tuple(range(0, 101, 10))
 LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "2t": _celsius, "2d": _celsius, "t": _celsius, "10u": _wind, "10v": _wind, "u": _wind, "v": _wind, "msl": _hpa, "sp": _hpa,
-    "wind": Look("acton_r", "m s⁻¹", levels=(0, 2, 4, 6, 8, 10, 12.5, 15, 17.5, 20, 25, 30, 40)),
+    "wind": Look("lajolla_r", "m s⁻¹", low=0, part=(0.0, 0.9)),
     "tp": Look("navia_r", "mm h⁻¹", levels=(0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32), bare=True, part=(0.08, 0.95)),
-    "rain": Look("navia_r", "mm", levels=(1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300), bare=True, part=(0.08, 0.95)),
-    "ssrd": Look("lajolla", "W m⁻²", part=(0.08, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.05, 1.0)),
+    "rain": Look("navia_r", "mm", levels=(0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200), bare=True, part=(0.08, 0.95)),
+    "ssrd": Look("lajolla", "W m⁻²", low=0, part=(0.08, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.05, 1.0)),
     "tcc": Look("oslo", "%", 100, levels=_percent, part=(0.38, 1.0)), "z": Look("batlow", "dam", 1 / 98.0665),
     "r": Look("lapaz_r", "%", levels=_percent), "2r": Look("lapaz_r", "%", levels=_percent), "w": Look("vik", "Pa s⁻¹", centred=True),
-    "q": Look("lapaz_r", "g kg⁻¹", 1000), "2q": Look("lapaz_r", "g kg⁻¹", 1000), "z_sfc": Look("bamako", "m", 1 / 9.80665),
+    "q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "2q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "z_sfc": Look("bamako", "m", 1 / 9.80665),
     "lsm": Look("lapaz", "%", 100, levels=_percent), "slt": Look("batlow", "class"),
 }
 
@@ -176,18 +181,26 @@ class Scale:
     norm: Normalize
     extend: str  # which ends of the colour bar are open
 
-# %% ../nbs/26_plot.ipynb #dc031c48
+# %% ../nbs/26_plot.ipynb #7c375753
 def _levels(look: Look, low: float, high: float, steps: int) -> np.ndarray:
     "Round numbers that cover the range."
-    if look.levels:
-        used = [v for v in look.levels if v <= high] if look.bare or look.levels != _percent else look.levels
-        return np.array(look.levels[:max(4, len(used) + (0 if look.bare else 1))], float)
+    if look.levels: return np.array(look.levels[:max(4, np.searchsorted(look.levels, high) + 1)] if look.bare else look.levels, float)
     if look.centred: low, high = -max(-low, high), max(-low, high)
+    if look.low is not None: low = look.low
     if high - low < 1e-6 * max(1, abs(high)): low, high = low - 1, high + 1
-    levels = MaxNLocator(steps, steps=[1, 2, 5, 10]).tick_values(low, high)
+    levels = MaxNLocator(20 if look.centred else steps, steps=[1, 2, 5, 10]).tick_values(low, high)
     return levels[np.abs(levels) > 1e-9 * high] if look.centred else levels  # one pale step around zero
 
-# %% ../nbs/26_plot.ipynb #0964437e
+# %% ../nbs/26_plot.ipynb #61f4f858
+def _shades(look: Look, levels: np.ndarray, below: bool, above: bool) -> np.ndarray:
+    "A colour for each step. With fixed levels a value has its colour on every map."
+    n, fixed = len(levels) - 1 + below + above, len(look.levels) - 1 + look.bare
+    shades = crameri.cmaps[look.colours](np.linspace(*look.part, fixed if look.levels else n))
+    if look.levels: shades = shades[np.minimum(np.arange(n), fixed - 1)]
+    if look.centred: shades[n // 2] = (0.98, 0.98, 0.98, 1)
+    return shades
+
+# %% ../nbs/26_plot.ipynb #a4378436
 def scale(
     look: Look,
     *fields: xr.DataArray,  # SI units; all that shall share the scale
@@ -197,12 +210,13 @@ def scale(
     values = np.concatenate([np.ravel(look(np.asarray(f, "float64"))) for f in fields])
     values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
     levels = _levels(look, *np.percentile(values, [0.2, 99.8]), steps)
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
-    extend = extend[int(values.min() < levels[0] and not look.bare), int(values.max() > levels[-1])]
-    n = len(levels) - 1 + (extend in ("min", "both")) + (extend in ("max", "both"))
-    colours, norm = from_levels_and_colors(levels, crameri.cmaps[look.colours](np.linspace(*look.part, n)), extend)
+    below, above = bool(values.min() < levels[0]) and not look.levels, bool(values.max() > levels[-1])
+    if look.centred: below = above = below or above
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    shades = _shades(look, levels, below, above)
+    colours, norm = from_levels_and_colors(levels, shades, extend)
     colours.set_bad("0.8")
-    if look.bare: colours.set_under((1, 1, 1, 0))
+    if look.levels: colours.set_under((1, 1, 1, 0) if look.bare else shades[0])
     return Scale(look, levels, colours, norm, extend)
 
 # %% ../nbs/26_plot.ipynb #c36fbe21
@@ -234,7 +248,7 @@ def _pieces(points: np.ndarray, ends: np.ndarray, keep: np.ndarray) -> list[np.n
     parts = np.split(np.arange(len(points)), np.union1d(cut, ends))
     return [points[p] for p in parts if len(p) > 1 and keep[p[0]]]
 
-# %% ../nbs/26_plot.ipynb #082301e8
+# %% ../nbs/26_plot.ipynb #695af707
 def projection(grid: Grid) -> ccrs.Projection:
     "The map projection for a grid. Raises `WeatherError` for a grid mapping that cannot be understood."
     if grid.crs and not grid.regular: return _own_projection(grid)
@@ -249,7 +263,7 @@ def _own_projection(grid: Grid) -> ccrs.Projection:
     "The projection that the grid's CF attributes describe."
     try: made = ccrs.Projection(pyproj.CRS.from_cf(grid.crs))
     except (pyproj.exceptions.CRSError, KeyError) as error:
-        raise WeatherError(f"The grid's projection cannot be understood ({error}): check the attributes of its grid mapping 'crs'.") from error
+        raise WeatherError(f"The grid's projection cannot be understood ({error}): check the attributes of 'crs'.") from error
     x, y = _outline(grid, made)
     made.bounds = (x.min(), x.max(), y.min(), y.max())
     made.threshold = min(np.ptp(x), np.ptp(y)) / 100
@@ -288,14 +302,15 @@ def _label(value: float, positive: str, negative: str) -> str:
     value = (value + 180) % 360 - 180 if positive == "E" else value
     return f"{abs(value):g}°{'' if value == 0 else positive if value > 0 else negative}"
 
-# %% ../nbs/26_plot.ipynb #705350dc
+# %% ../nbs/26_plot.ipynb #cba7d16f
 def _graticule(ax, grid: Grid, left: bool, bottom: bool):
     "Lines of latitude and longitude, named along the left and bottom edges."
     (north, south, west, east), proj = grid.box, ax.projection
     lats, lons = (np.arange(np.ceil(a / s), b / s + 1e-9) * s for a, b in ((south, north), (west, east)) for s in (_step(b - a),))
     dense = np.linspace(0, 1, 60)
     ends = lambda a, b: a - 0.3 * (b - a) + 1.6 * (b - a) * dense
-    pairs = [(np.full(60, lon), ends(south, north).clip(-89.9, 89.9)) for lon in lons] + [(ends(west, east), np.full(60, lat)) for lat in lats]
+    pairs = [(np.full(60, lon), ends(south, north).clip(-89.9, 89.9)) for lon in lons]
+    pairs += [(ends(west, east), np.full(60, lat)) for lat in lats]
     ax.add_collection(LineCollection([np.column_stack(_xy(proj, *p)) for p in pairs], colors="0.35", linewidths=0.4, alpha=0.45, zorder=3))
     x, y = corners(grid, proj)
     low, first = int(y.mean(1).argmin()), int(x.mean(0).argmin())  # rows may run either way on a projected grid
@@ -327,29 +342,35 @@ def _draw_geography(ax, grid: Grid, left: bool = True, bottom: bool = True):
     _graticule(ax, grid, left, bottom)
     ax.grid(False)
 
-# %% ../nbs/26_plot.ipynb #05be42f7
+# %% ../nbs/26_plot.ipynb #4f342a7d
+def map_aspect(grid: Grid, proj: ccrs.Projection | None = None) -> float:
+    "Width over height of the map of a grid."
+    x, y = _outline(grid, proj or projection(grid))
+    return np.ptp(x) / np.ptp(y)
+
+# %% ../nbs/26_plot.ipynb #7acecd1a
 def map_axes(
     grid: Grid,
     rows: int = 1,
     columns: int = 1,
-    width: float = 10.0,  # inches that the panels may take together
-    tallest: float = 5.2,  # inches, of one panel
-    names: bool = False,  # room for row names at the left
-    below: float = 0.0,  # inches left free under the maps
+    width: float = 10.0,  # inches that the maps may take together
+    tallest: float = 5.2,  # inches, of one map
     gap: float = 0.14,  # inches between columns
+    left: float = 0.46,  # inches left of the maps, for latitudes and row names
+    side: float = 0.95,  # inches right of the maps, for a colour bar
+    below: float = 0.0,  # inches left free under the maps
 ) -> tuple[Figure, np.ndarray]:  # the figure, and its maps (rows, columns)
-    "A sheet of empty maps with coastlines, and room at the right for colour bars."
-    proj = projection(grid)
-    x, y = _outline(grid, proj)
-    aspect, side, left = np.ptp(x) / np.ptp(y), 0.95, 0.72 if names else 0.46
-    w = min((width - gap * (columns - 1)) / columns, tallest * aspect)
-    h, row_gap, foot = w / aspect, 0.3, 0.3 + below
-    size = left + columns * w + (columns - 1) * gap + side, HEAD + 0.2 + rows * h + (rows - 1) * row_gap + foot
-    fig = plt.figure(figsize=size)
-    place = lambda i, j: (left + j * (w + gap), foot + (rows - 1 - i) * (h + row_gap), w, h)
-    rects = [[np.array(place(i, j)) / (size * 2) for j in range(columns)] for i in range(rows)]
-    axes = np.array([[fig.add_axes(r, projection=proj) for r in row] for row in rects], dtype=object)
-    for (i, j), ax in np.ndenumerate(axes): _draw_geography(ax, grid, left=j == 0, bottom=i == rows - 1)
+    "A sheet of empty maps with coastlines, and room around them."
+    proj, row_gap, foot = projection(grid), 0.3, 0.3 + below
+    w = min((width - gap * (columns - 1)) / columns, tallest * map_aspect(grid, proj))
+    h = w / map_aspect(grid, proj)
+    size = np.array([left + columns * (w + gap) - gap + side, HEAD + 0.2 + rows * (h + row_gap) - row_gap + foot])
+    size[0] = max(size[0], 5.2)  # the title needs some room
+    place = lambda i, j: np.array([left + j * (w + gap), foot + (rows - 1 - i) * (h + row_gap), w, h]) / np.tile(size, 2)
+    fig, axes = plt.figure(figsize=tuple(size)), np.empty((rows, columns), object)
+    for i, j in np.ndindex(rows, columns):
+        axes[i, j] = fig.add_axes(place(i, j), projection=proj)
+        _draw_geography(axes[i, j], grid, left=j == 0, bottom=i == rows - 1)
     plt.close(fig)
     return fig, axes
 
@@ -359,27 +380,42 @@ def draw(ax, values: np.ndarray, grid: Grid, scale: Scale):
     x, y = corners(grid, ax.projection)
     return ax.pcolormesh(x, y, scale.look(np.asarray(values, "float64")), cmap=scale.colours, norm=scale.norm, rasterized=True, zorder=1)
 
-# %% ../nbs/26_plot.ipynb #9e4c010d
-def colour_bar(fig: Figure, axes: Sequence, scale: Scale, label: str):
-    "A colour bar with units at the right of some maps, as tall as they are."
-    boxes = [ax.get_position(original=True) for ax in axes]
-    width = fig.get_size_inches()[0]
-    right, low, high = max(b.x1 for b in boxes), min(b.y0 for b in boxes), max(b.y1 for b in boxes)
-    tall = min(high - low, 4.6 / fig.get_size_inches()[1])
-    cax = fig.add_axes((right + 0.14 / width, (low + high - tall) / 2, 0.13 / width, tall))
-    every = max(1, round(len(scale.levels) * 0.16 / (tall * fig.get_size_inches()[1])))
-    ticks = scale.levels[::every] if not scale.look.centred else np.concatenate([half[::every] for half in _halves(scale.levels)])
-    bar = fig.colorbar(ScalarMappable(scale.norm, scale.colours), cax=cax, ticks=ticks, spacing="uniform", extendfrac=0.03)
-    bar.ax.set_yticklabels([f"{v:g}".replace("-", "−") for v in ticks])
-    bar.ax.tick_params(size=0, pad=3)
+# %% ../nbs/26_plot.ipynb #50c39a91
+def colour_bar(
+    fig: Figure,
+    axes: Sequence,  # maps that it belongs to
+    scale: Scale,
+    label: str,  # units are added
+    below: bool = False,  # under the maps instead of at their right
+):
+    "A colour bar with units beside some maps, as long as they are."
+    cax, inches = _bar_axes(fig, axes, below)
+    ticks = _ticks(scale, round(inches / (0.38 if below else 0.17)))
+    bar = fig.colorbar(ScalarMappable(scale.norm, scale.colours), cax=cax, ticks=ticks, extendfrac=0.03 if inches > 1.5 else 0.08,
+                       orientation="horizontal" if below else "vertical")
+    bar.set_ticklabels([f"{v:g}".replace("-", "−") for v in ticks])
+    cax.tick_params(size=0, pad=3, which="both")
     bar.outline.set(linewidth=0.6, edgecolor="0.4")
-    bar.ax.grid(False)
-    bar.set_label(f"{label} ({scale.look.units})" if scale.look.units else label, labelpad=5)
+    bar.set_label(f"{label} ({scale.look.units})" if scale.look.units else label, labelpad=4)
     return bar
 
-def _halves(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Levels below and above zero, each outwards."
-    return levels[levels < 0][::-1], levels[levels > 0]
+# %% ../nbs/26_plot.ipynb #d153b498
+def _bar_axes(fig: Figure, axes: Sequence, below: bool):
+    "An axes for a colour bar, and its length in inches."
+    boxes, (width, height) = [ax.get_position(original=True) for ax in axes], fig.get_size_inches()
+    x0, x1, y0, y1 = (f(getattr(b, k) for b in boxes) for f, k in ((min, "x0"), (max, "x1"), (min, "y0"), (max, "y1")))
+    long = min((x1 - x0) * width, 5.0) if below else min((y1 - y0) * height, 4.6)
+    middle = ((x0 + x1) * width - long) / 2, ((y0 + y1) * height - long) / 2
+    inches = (middle[0], y0 * height - 0.5, long, 0.13) if below else (x1 * width + 0.14, middle[1], 0.13, long)
+    cax = fig.add_axes(np.array(inches) / np.tile([width, height], 2))
+    cax.grid(False)
+    return cax, long
+
+def _ticks(scale: Scale, room: int) -> np.ndarray:
+    "Every first, second, … level, so that at most `room` are written; the same on both sides of zero."
+    every = -(-len(scale.levels) // max(2, room))
+    if not scale.look.centred: return scale.levels[::every]
+    return np.concatenate([scale.levels[scale.levels < 0][::-1][every - 1::every][::-1], scale.levels[scale.levels > 0][every - 1::every]])
 
 # %% ../nbs/26_plot.ipynb #3b036254
 @style()
@@ -411,11 +447,11 @@ def _halo(artist, width: float = 2.0):
     artist.set_path_effects([withStroke(linewidth=width, foreground="white")])
     return artist
 
-# %% ../nbs/26_plot.ipynb #2cf4e371
+# %% ../nbs/26_plot.ipynb #d9ed7d4d
 def draw_isobars(ax, now: xr.Dataset, grid: Grid):
     "Isobars every 1, 2, 4 or 5 hPa, and the letters L and H."
     x, y = _xy(ax.projection, grid.lon2d, grid.lat2d)
-    p = gaussian_filter(field(now, "msl").values.astype("float64") / 100, max(0.5, max(grid.shape) / 70), mode="nearest")
+    p = gaussian_filter(field(now, "msl").values.astype("float64") / 100, max(0.5, max(grid.shape) / 45), mode="nearest")
     step = next((s for s in (0.5, 1, 2, 4) if np.ptp(p) / s <= 12), 5)
     lines = ax.contour(x, y, p, np.arange(np.floor(p.min() / step), p.max() / step) * step, colors="0.05", linewidths=0.9, zorder=5)
     for text in ax.clabel(lines, fontsize=6.5, inline_spacing=2, fmt="%g", zorder=6): _halo(text, 1.5)
@@ -444,7 +480,7 @@ def turn_wind(
     north = np.arctan2(yn - y, xn - x) - np.pi / 2  # how far north is turned from the top, anticlockwise
     return u * np.cos(north) - v * np.sin(north), u * np.sin(north) + v * np.cos(north)
 
-# %% ../nbs/26_plot.ipynb #e017edb7
+# %% ../nbs/26_plot.ipynb #f758907a
 def draw_barbs(ax, now: xr.Dataset, grid: Grid, across: int = 13):
     "Wind barbs in m/s: half a barb 2.5, a full one 5, a flag 25."
     rows, columns = _thin(grid, across)
@@ -452,8 +488,8 @@ def draw_barbs(ax, now: xr.Dataset, grid: Grid, across: int = 13):
     lon, lat, u, v = grid.lon2d[part], grid.lat2d[part], field(now, "10u").values[part], field(now, "10v").values[part]
     right, up = turn_wind(u, v, lon, lat, ax.projection)
     x, y = _xy(ax.projection, lon, lat)
-    sizes = dict(half=2.5, full=5, flag=25)
-    ax.barbs(x, y, right, up, length=4.6, linewidth=0.55, color="0.12", barb_increments=sizes, flip_barb=lat < 0, zorder=5, sizes=dict(emptybarb=0.12))
+    looks = dict(length=4.8, linewidth=0.6, color="0.12", sizes=dict(emptybarb=0.12), zorder=5)
+    ax.barbs(x, y, right, up, barb_increments=dict(half=2.5, full=5, flag=25), flip_barb=lat < 0, **looks)
 
 def _thin(grid: Grid, across: int) -> list[np.ndarray]:
     "Rows and columns at about equal distances, away from the edge."
@@ -471,7 +507,7 @@ CITIES: dict[str, tuple[float, float]] = {  # name -> (latitude, longitude)
     "Doha": (25.29, 51.53), "Dammam": (26.43, 50.10), "Abu Dhabi": (24.45, 54.38), "Kuwait City": (29.38, 47.99),
 }
 
-# %% ../nbs/26_plot.ipynb #2d7d46d4
+# %% ../nbs/26_plot.ipynb #6bd1d74c
 def places_in(
     grid: Grid,
     wanted: Sequence[str] | Mapping | None = None,  # names from CITIES, name -> (lat, lon), or None for up to four inside
@@ -479,10 +515,11 @@ def places_in(
     "Places inside a grid. Raises `WeatherError` for one that is unknown or lies outside."
     if wanted is None: return dict([c for c in CITIES.items() if _inside(grid, *c[1])][:4]) or _middle(grid)
     unknown = [n for n in wanted if not isinstance(wanted, Mapping) and n not in CITIES]
-    if unknown: raise WeatherError(f"Unknown place {', '.join(unknown)}: use one of {', '.join(CITIES)}, or give {{name: (latitude, longitude)}}.")
+    if unknown: raise WeatherError(f"Unknown place {', '.join(unknown)}: use {', '.join(CITIES)}, or {{name: (latitude, longitude)}}.")
     found = dict(wanted) if isinstance(wanted, Mapping) else {n: CITIES[n] for n in wanted}
     outside = [n for n, at in found.items() if not _inside(grid, *at)]
-    if outside: raise WeatherError("{} lies outside the grid, which covers {:.1f}…{:.1f} N, {:.1f}…{:.1f} E.".format(", ".join(outside), *grid.box))
+    box = "{:.1f}…{:.1f} N, {:.1f}…{:.1f} E".format(*grid.box)
+    if outside: raise WeatherError(f"{', '.join(outside)} lies outside the grid, which covers {box}: choose places inside.")
     return found
 
 def _inside(grid: Grid, lat: float, lon: float) -> bool:
@@ -513,12 +550,12 @@ def draw_places(ax, grid: Grid, places: Sequence[str] | Mapping):
         ax.plot(x, y, "o", ms=3.2, color="0.05", mec="white", mew=0.7, zorder=7)
         _halo(ax.annotate(name, (x, y), (4, 2.5), textcoords="offset points", fontsize=7, color="0.05", zorder=7))
 
-# %% ../nbs/26_plot.ipynb #413c7199
+# %% ../nbs/26_plot.ipynb #f54b710d
 def truth_at(truth: xr.Dataset, forecast: xr.Dataset, init: int = 0) -> xr.Dataset:  # along lead_time, as far as the truth goes
     "The truth at a forecast's valid times. Raises `WeatherError` where it has none of them."
     valid = forecast.init_time.values[init] + forecast.lead_time.values
     known = np.isin(valid, truth.time.values)
-    if not known.any(): raise WeatherError(f"The truth has no state between {stamp(valid[0])} and {stamp(valid[-1])}: open data that cover the forecast.")
+    if not known.any(): raise WeatherError(f"The truth has no state from {stamp(valid[0])} to {stamp(valid[-1])}: open data that cover it.")
     part = truth.sel(time=valid[known])
     return part.rename(time="lead_time").assign_coords(lead_time=forecast.lead_time.values[known])
 
@@ -529,7 +566,7 @@ def some_leads(forecast: xr.Dataset, count: int = 4) -> list[float]:  # hours
     wanted = np.linspace(0, hours[-1], count)[1:] if len(hours) >= count else hours
     return sorted({float(hours[np.abs(hours - h).argmin()]) for h in (hours[0], *wanted)})
 
-# %% ../nbs/26_plot.ipynb #a0608b5c
+# %% ../nbs/26_plot.ipynb #c47f776b
 @style()
 def weather_panels(
     truth: xr.Dataset,  # time and the grid
@@ -540,54 +577,61 @@ def weather_panels(
 ) -> Figure:
     "Truth, forecast and error at some leads, on shared scales. Raises `WeatherError` for a variable or time that is not there."
     leads = some_leads(forecast) if lead_hours is None else list(lead_hours)
-    grid, came = Grid.from_dataset(forecast), truth_at(truth, forecast, init).assign_coords(init_time=forecast.init_time[init])
-    rows = {"truth": [field(state(came, lead_hours=h), name) for h in leads],
-            "forecast": [field(state(forecast, lead_hours=h, init=init), name) for h in leads]}
-    rows["error"] = [f - t.values for t, f in zip(rows["truth"], rows["forecast"])]
-    fig, axes = _panel_axes(grid, len(leads))
-    shared, errors = scale(look(name), *rows["truth"], *rows["forecast"]), scale(look(name, error=True), *rows["error"])
-    for line, (kind, fields) in zip(axes, rows.items()):
-        for ax, values in zip(line, fields): draw(ax, values, grid, errors if kind == "error" else shared)
-    _label_panels(fig, axes, forecast, leads, init)
-    colour_bar(fig, axes[:2].ravel(), shared, long_name(name))
-    colour_bar(fig, axes[2], errors, "Error")
-    _head(fig, long_name(name), f"started {stamp(forecast.init_time.values[init])} · {who(forecast)}", is_synthetic(truth, forecast))
+    grid, start = Grid.from_dataset(forecast), forecast.init_time[init]
+    came = truth_at(truth, forecast, init).assign_coords(init_time=start)
+    rows = [[field(state(ds, lead_hours=h, init=init), name) for h in leads] for ds in (came, forecast)]
+    errors = [f - t.values for t, f in zip(*rows)]
+    shared, off = scale(look(name), *rows[0], *rows[1]), scale(look(name, error=True), *errors)
+    fig, axes, wide = _panel_axes(grid, len(leads))  # maps (3, leads)
+    for line, fields, how in zip(axes, (*rows, errors), (shared, shared, off)):
+        for ax, values in zip(line, fields): draw(ax, values, grid, how)
+    _label_panels(fig, axes, wide, forecast, leads, start.values)
+    colour_bar(fig, axes[:2, -1:].ravel() if not wide else axes[:2].ravel(), shared, long_name(name), below=wide)
+    colour_bar(fig, axes[2], off, "Error", below=wide)
+    _head(fig, long_name(name), " · ".join(filter(None, (f"started {stamp(start.values)}", who(forecast)))), is_synthetic(truth, forecast))
     return fig
 
-# %% ../nbs/26_plot.ipynb #0ff87367
-def _panel_axes(grid: Grid, leads: int) -> tuple[Figure, np.ndarray]:
-    "Maps (3, leads) for truth, forecast and error."
-    return map_axes(grid, 3, leads, width=min(10.5, 2.9 * leads), tallest=2.9, names=True)
+# %% ../nbs/26_plot.ipynb #97b02bd6
+def _panel_axes(grid: Grid, leads: int) -> tuple[Figure, np.ndarray, bool]:
+    "Maps (3, leads) for truth, forecast and error; and whether they are stacked, with leads downwards."
+    if map_aspect(grid) < 1.8: return *map_axes(grid, 3, leads, width=min(10.5, 2.9 * leads), tallest=2.9, left=0.72), False
+    fig, axes = map_axes(grid, leads, 3, width=11, tallest=2.4, left=0.72, side=0.2, below=0.55)
+    return fig, axes.T, True
 
-def _label_panels(fig, axes, forecast, leads, init):
-    "Lead and valid time above the columns, names at the left of the rows."
-    start = forecast.init_time.values[init]
-    for ax, hours in zip(axes[0], leads):
-        valid = start + np.timedelta64(round(hours * 3600), "s")
-        ax.set_title(f"+{hours:g} h", fontweight="bold")
-        ax.set_title(stamp(valid).replace(f" {pd.Timestamp(valid).year}", ""), loc="right", color="0.35", fontsize=7.5)
-    for line, text in zip(axes, ("Truth", who(forecast).split(",")[0] or "Forecast", "Forecast − truth")):
-        at = line[0].get_position(original=True)
-        fig.text(0.14 / fig.get_size_inches()[0], (at.y0 + at.y1) / 2, text, rotation=90, va="center", ha="center", fontsize=9, fontweight="bold", color="0.2")
+# %% ../nbs/26_plot.ipynb #951f1eb2
+def _label_panels(fig: Figure, axes: np.ndarray, wide: bool, forecast: xr.Dataset, leads: Sequence[float], start: np.datetime64):
+    "Names of truth, forecast and error; leads with their valid times."
+    kinds = "Truth", who(forecast).split(",")[0] or "Forecast", "Forecast − truth"
+    valid = [stamp(start + np.timedelta64(round(h * 3600), "s")).split(" ") for h in leads]
+    hours, dates = [f"+{h:g} h" for h in leads], [f"{day} {month[:3]} {hour} UTC" for day, month, _, hour, _ in valid]
+    for ax, text in zip(axes[0] if not wide else axes[:, 0], hours if not wide else kinds): ax.set_title(text, fontweight="bold")
+    for ax, text in zip(axes[0], dates): ax.set_title(text, loc="right", color="0.35", fontsize=7.5)
+    for ax, text in zip(axes[:, 0] if not wide else axes[0], kinds if not wide else hours): _name_row(fig, ax, text)
+
+def _name_row(fig: Figure, ax, text: str):
+    "A word at the left of a row of maps, reading upwards."
+    at = ax.get_position(original=True)
+    looks = dict(rotation=90, va="center", ha="center", fontsize=9, fontweight="bold", color="0.2")
+    fig.text(0.15 / fig.get_figwidth(), (at.y0 + at.y1) / 2, text, **looks)
 
 # %% ../nbs/26_plot.ipynb #ded6cab4
 def step_hours(ds: xr.Dataset) -> float:
     "Hours between two states."
     return float(np.median(np.diff(ds.time.values)) / np.timedelta64(1, "h")) if ds.sizes.get("time", 1) > 1 else 1.0
 
-# %% ../nbs/26_plot.ipynb #48c59dd0
+# %% ../nbs/26_plot.ipynb #fe14bf39
 def rain_sum(ds: xr.Dataset) -> xr.DataArray:  # (*grid) mm
     "Precipitation over all of the data: a rate times the length of its steps."
-    return (field(ds, "tp") * step_hours(ds)).sum("time", skipna=False)
+    return (field(ds, "tp").dropna("time", how="all") * step_hours(ds)).sum("time", skipna=False)
 
-# %% ../nbs/26_plot.ipynb #8f1a3a03
+# %% ../nbs/26_plot.ipynb #435edbe0
 def _week_maps(ds: xr.Dataset) -> list[tuple]:
     "What there is to draw: (title, field, look, label, whether it is the chart)."
     now, have = state(ds), set(ds.data_vars)
     first = next((n for n in ("2t", "t850", "msl", "z500", "tp") if n in have), next(n for n in ds.data_vars if "time" in ds[n].dims))
     maps = [(when(now), field(now, first), look(first), long_name(first), True)]
-    if "tp" in have and first != "tp": maps.append((f"Precipitation, sum of {_span(ds)}", rain_sum(ds), look("rain"), "Precipitation", False))
-    elif {"10u", "10v"} <= have: maps.append((f"10 m wind speed, mean of {_span(ds)}", field(ds, "wind").mean("time"), look("wind"), long_name("wind"), False))
+    if "tp" in have and first != "tp": maps.append((f"Sum of {_span(ds)}", rain_sum(ds), look("rain"), "Precipitation", False))
+    elif _has(ds, "wind"): maps.append((f"Mean of {_span(ds)}", field(ds, "wind").mean("time"), look("wind"), long_name("wind"), False))
     return maps
 
 def _span(ds: xr.Dataset) -> str:
@@ -639,24 +683,25 @@ def time_axis(ax, first=None, last=None):
 def _short(time) -> str:
     return f"{time.day} {time:%b}" if time.hour == time.minute == 0 else f"{time:%H}" if time.minute == 0 else f"{time:%H:%M}"
 
-# %% ../nbs/26_plot.ipynb #4df86cc3
+# %% ../nbs/26_plot.ipynb #a6639d51
 @style()
 def week_overview(
     ds: xr.Dataset,  # a series: time and the grid
 ) -> Figure:
     "The last state as a weather chart, the precipitation of the whole period, and the course of the region's mean."
     grid, now, maps = Grid.from_dataset(ds), state(ds), _week_maps(ds)
-    strips = [n for n in ("2t", "t850", "msl", "tp", "wind") if n in ds or (n == "wind" and {"10u", "10v"} <= set(ds.data_vars))][:3]
+    strips = [n for n in ("2t", "msl", "tp", "wind", "t850", "z500") if _has(ds, n)][:3]
     fig, axes = _week_axes(grid, len(maps), len(strips))
     for ax, (title, values, how, label, chart) in zip(axes[0], maps):
         scaled = scale(how, values)
         draw(ax, values, grid, scaled)
         if chart and "msl" in ds: draw_isobars(ax, now, grid)
-        if chart and {"10u", "10v"} <= set(ds.data_vars): draw_barbs(ax, now, grid)
+        if chart and _has(ds, "wind"): draw_barbs(ax, now, grid)
         ax.set_title(title)
         colour_bar(fig, [ax], scaled, label)
     _course(fig, ds, grid, strips)
-    _head(fig, "The weather" + (f" of {grid.name}" if grid.name else ""), f"{stamp(ds.time.values[0])} to {stamp(ds.time.values[-1])}", is_synthetic(ds))
+    span = f"{stamp(ds.time.values[0])} to {stamp(ds.time.values[-1])}"
+    _head(fig, " ".join(["The weather", *(["over", grid.name] if grid.name else [])]), span, is_synthetic(ds))
     return fig
 
 # %% ../nbs/26_plot.ipynb #353c44ae
@@ -690,7 +735,7 @@ def _multiples(count: int, columns: int = 4, panel: tuple = (2.0, 1.1), top: flo
     plt.close(fig)
     return fig, np.array(axes)
 
-# %% ../nbs/26_plot.ipynb #62b0c834
+# %% ../nbs/26_plot.ipynb #2bfea7ae
 @style()
 def rmse_by_lead(
     table: pd.DataFrame,  # model, boundary, variable, lead_hours, metric, value, units
@@ -705,10 +750,15 @@ def rmse_by_lead(
     fig, axes = _multiples(len(names), top=HEAD + 0.22)
     for ax, name in zip(axes, names): _score_panel(ax, rows[rows["variable"] == name], name, metric, curves)
     for ax in axes: ax.set_xlabel("lead time (h)", labelpad=1)
-    handles = [plt.Line2D([], [], **how) for how in curves.values()]
-    fig.legend(handles=handles, loc="upper left", ncols=4, bbox_to_anchor=(0.02 / fig.get_figwidth(), 1 - 0.5 / fig.get_figheight()), handlelength=2.4, columnspacing=1.6)
+    _legend(fig, [plt.Line2D([], [], **how) for how in curves.values()])
     _head(fig, f"{_metric_name(metric)} by lead time", "area-weighted, averaged over all initial times", synthetic)
     return fig
+
+# %% ../nbs/26_plot.ipynb #368d6146
+def _legend(fig: Figure, handles: Sequence):
+    "All lines in a row (or two) under the title."
+    at = 0.02 / fig.get_figwidth(), 1 - 0.5 / fig.get_figheight()
+    fig.legend(handles=handles, loc="upper left", bbox_to_anchor=at, ncols=4, handlelength=2.4, columnspacing=1.6)
 
 # %% ../nbs/26_plot.ipynb #2bf52cd9
 def _score_panel(ax, rows: pd.DataFrame, name: str, metric: str, curves: Mapping):
@@ -728,7 +778,7 @@ def _metric_name(metric: str) -> str:
     plain = {"rmse": "RMSE", "mse": "MSE", "mae": "MAE", "bias": "Bias", "rmse_each_init": "RMSE of each start"}
     return plain.get(metric) or metric.replace("skill_", "Skill against ").replace("_", " ")
 
-# %% ../nbs/26_plot.ipynb #24b2f260
+# %% ../nbs/26_plot.ipynb #ba279d1a
 METEOGRAM = ("2t", "tp", "wind", "tcc")  # rows, where the data have them
 
 def at_place(ds: xr.Dataset, cell: tuple[int, int], names: Sequence[str], init: int = 0) -> xr.Dataset:  # along valid time
@@ -740,10 +790,7 @@ def at_place(ds: xr.Dataset, cell: tuple[int, int], names: Sequence[str], init: 
         part = part.assign_coords(lead_time=part.init_time.values + part.lead_time.values).rename(lead_time="time")
     return xr.Dataset({n: (("time",), look(n)(field(part, n).values)) for n in names if _has(part, n)}, coords={"time": part.time.values})
 
-def _has(ds: xr.Dataset, name: str) -> bool:
-    return name in ds or (name == "wind" and {"10u", "10v"} <= set(ds.data_vars))
-
-# %% ../nbs/26_plot.ipynb #40af26e4
+# %% ../nbs/26_plot.ipynb #fb03d321
 @style()
 def meteogram(
     forecasts: Mapping[str, xr.Dataset],  # label -> forecast
@@ -765,10 +812,11 @@ def meteogram(
         for ax, name in zip(column, rows): _town_panel(ax, series, name, start)
         column[0].set_title(town, fontsize=10.5, fontweight="bold", pad=8)
     _finish_town(fig, axes, rows, list(forecasts))
-    _head(fig, "Meteograms", f"started {stamp(start)} · nearest cell{' on land' if land is not None else ''}", is_synthetic(truth, *forecasts.values()))
+    where = "nearest cell" + (" on land" if land is not None else "")
+    _head(fig, "Meteograms", f"started {stamp(start)} · {where}", is_synthetic(truth, *forecasts.values()))
     return fig
 
-# %% ../nbs/26_plot.ipynb #f4d26676
+# %% ../nbs/26_plot.ipynb #7b21b72e
 def _town_axes(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     "Panels (rows, columns) that share their axes along rows and columns."
     w, h, left, foot, top = 2.35, 1.25, 0.72, 0.42, HEAD + 0.5
@@ -784,9 +832,10 @@ def _town_panel(ax, series: Mapping[str, xr.Dataset], name: str, start):
     colours = colours_of(list(series))
     for label, ds in series.items():
         if name not in ds: continue
-        if label == "truth" and name == "tp": ax.bar(ds.time.values, ds[name], -_length(ds), align="edge", color="0.78", linewidth=0, zorder=1)
-        else: ax.plot(ds.time.values, ds[name], color=colours[label], linewidth=1.5 if label in COLOURS else 2.0, zorder=4 if label == "truth" else 3,
-                      drawstyle="steps-pre" if name == "tp" else "default")
+        looks = dict(color=colours[label], linewidth=1.5 if label in COLOURS else 2.0, zorder=4 if label == "truth" else 3)
+        if name != "tp": ax.plot(ds.time.values, ds[name], **looks)
+        elif label == "truth": ax.bar(ds.time.values, ds[name], -_length(ds), align="edge", color="0.78", linewidth=0, zorder=1)
+        else: ax.plot(ds.time.values, ds[name], drawstyle="steps-pre", **looks)
     ax.axvline(start, color="0.6", linewidth=0.8, zorder=0.5)
 
 def _finish_town(fig: Figure, axes: np.ndarray, rows: Sequence[str], labels: Sequence[str]):
@@ -798,8 +847,8 @@ def _finish_town(fig: Figure, axes: np.ndarray, rows: Sequence[str], labels: Seq
         if name == "tcc": line[0].set_ylim(-3, 103)
     for ax in axes.ravel(): time_axis(ax)
     colours = colours_of(["truth", *labels])
-    handles = [plt.Line2D([], [], color=colours[n], label="truth (rain: grey bars)" if n == "truth" and "tp" in rows else n) for n in colours]
-    fig.legend(handles=handles, loc="upper left", ncols=5, bbox_to_anchor=(0.02 / fig.get_figwidth(), 1 - 0.5 / fig.get_figheight()), handlelength=1.8, columnspacing=1.6)
+    label = lambda n: "truth (precipitation: grey bars)" if n == "truth" and "tp" in rows else n
+    _legend(fig, [plt.Line2D([], [], color=colour, label=label(n)) for n, colour in colours.items()])
 
 # %% ../nbs/26_plot.ipynb #c93943e3
 @style()
@@ -827,12 +876,13 @@ def animation(
     with atomic(path) as part: _write_gif(fig, part, range(frames), lambda k: _show(fig, meshes, fields, how, ds, init, k), fps, dpi)
     return Path(path)
 
-# %% ../nbs/26_plot.ipynb #6bff4cda
+# %% ../nbs/26_plot.ipynb #ccfe3333
 def _show(fig: Figure, meshes: Sequence, fields: Mapping[str, xr.DataArray], how: Scale, ds: xr.Dataset, init: int, k: int):
     "Put state k on the maps and its time into the subtitle."
     for mesh, values in zip(meshes, fields.values()): mesh.set_array(how.look(values[k].values.astype("float64")))
     lead = ds.lead_time.values[k] / np.timedelta64(1, "h") if "lead_time" in ds.dims else None
-    next(t for t in fig.texts if t.get_gid() == "subtitle").set_text(when(state(ds, None if lead is not None else ds.time.values[k], lead, init)))
+    now = state(ds, None if lead is not None else ds.time.values[k], lead, init)
+    next(t for t in fig.texts if t.get_gid() == "subtitle").set_text(when(now))
 
 def _write_gif(fig: Figure, path: Path, frames, show, fps: float, dpi: int):
     "Draw and append every frame."
