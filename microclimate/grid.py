@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RADIUS', 'OMEGA', 'NORWAY', 'REGIONS', 'Grid', 'regular_grid', 'distance', 'relaxation', 'interior', 'region',
-           'day_of_year', 'cos_zenith']
+           'spells', 'day_of_year', 'cos_zenith']
 
 # %% ../nbs/01_grid.ipynb #d1130be4
 from dataclasses import dataclass, field
@@ -243,6 +243,20 @@ def to_dict(self: Grid) -> dict:
     "Plain lists and strings, for JSON."
     lists = {k: getattr(self, k).tolist() for k in ("latitude", "longitude", "x", "y") if getattr(self, k) is not None}
     return lists | dict(crs={k: np.asarray(v).tolist() for k, v in self.crs.items()}, name=self.name)
+
+# %% ../nbs/01_grid.ipynb #c3a412ed
+def spells(
+    start: str, end: str,  # ISO dates, both included
+    hours: int,  # length of a spell
+    every: int,  # hours from one start to the next
+    step: int = 1,  # hours between states
+) -> np.ndarray:  # (t,) datetime64[ns]
+    "Times in spells. Raises `WeatherError` where they would overlap."
+    if not 0 < hours <= every: raise WeatherError(f"Spells of {hours} h every {every} h overlap: use at most {every} h.")
+    first, last, hour = np.datetime64(start, "ns"), np.datetime64(end, "ns"), np.timedelta64(1, "h")
+    starts = np.arange(first, last + hour, every * hour)
+    times = (starts[:, None] + np.arange(0, hours, step) * hour).ravel()
+    return times[times <= last].astype("M8[ns]")
 
 # %% ../nbs/01_grid.ipynb #df10a0d9
 def day_of_year(time) -> np.ndarray:  # days since 1 January 00 UTC, with fraction

@@ -79,12 +79,13 @@ def build_model(
     except (TypeError, ValueError) as error: raise WeatherError(f"{name} cannot be built: {error}") from error
     return Forecaster(net, normalizer, grid, history, aux, name)
 
-# %% ../nbs/17_models.ipynb #ee105361
+# %% ../nbs/17_models.ipynb #3193d40a
 def save_model(
     model: Forecaster,
     folder: str | Path,  # made, or replaced as a whole
     facts: dict,  # provenance of the training
     card: str = "",  # the model card, Markdown
+    scores: pd.DataFrame | None = None,  # kept beside it as scores.csv
 ) -> Path:  # the folder
     "Write a model folder; it appears complete or not at all. Raises `WeatherError` where it cannot be written."
     folder = Path(folder)
@@ -95,6 +96,7 @@ def save_model(
         save_file({k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}, part / "weights.safetensors")
         write_json(_config(model) | dict(weights_sha256=sha256(part / "weights.safetensors"), provenance=facts), part / "config.json")
         if card: (part / "README.md").write_text(card.rstrip() + "\n", encoding="utf-8")
+        if scores is not None: scores.to_csv(part / "scores.csv", index=False)
         _replace_folder(part, folder)
     except OSError as error: raise WeatherError(f"Cannot save the model in {folder}: {error}; choose another out_dir.") from error
     finally: shutil.rmtree(part, ignore_errors=True)
