@@ -45,13 +45,14 @@ def is_url(path) -> bool:
     "Does it name something on a network?"
     return bool(re.match(r"(https?|gs|gcs|s3)://", str(path)))
 
-# %% ../nbs/03a_read.ipynb #dd82a370
+# %% ../nbs/03a_read.ipynb #4ee92dfd
 @contextlib.contextmanager
 def reading(path):  # the file or store that is being read
     "Any failure inside becomes a `WeatherError` that names the file."
     try: yield
     except (WeatherError, AttributeError, NameError, AssertionError): raise  # a mistake of this package is not the file's
-    except ImportError as error: raise WeatherError(f"{path} needs a package that is not installed ({error}): pip install microclimate[all].") from error
+    except ImportError as error:
+        raise WeatherError(f"{path} needs a package that is not installed ({error}): pip install microclimate[all].") from error
     except Exception as error:
         said = " ".join(str(error).split())[:160] or type(error).__name__
         advice = "check the address and the network" if is_url(path) else "the file may be corrupt or truncated; fetch it again"
@@ -154,12 +155,12 @@ def _rows(flat, handle, ec):
     w, h = ec.codes_get(handle, "Ni"), ec.codes_get(handle, "Nj")
     return flat.reshape(w, h).T if ec.codes_get(handle, "jPointsAreConsecutive") else flat.reshape(h, w)
 
-# %% ../nbs/03a_read.ipynb #4094b4f6
+# %% ../nbs/03a_read.ipynb #6e2dba28
 def _grib_grid(handle, ec, path) -> xr.Dataset:
     "The coordinates of a message's grid, and `crs` where it is projected."
     kind = ec.codes_get(handle, "gridType")
     if kind.startswith("reduced") or kind in ("sh", "unstructured_grid", "healpix"):
-        raise WeatherError(f"{path} is on a '{kind}' grid: interpolate it to a regular latitude–longitude grid first (for example cdo remapbil).")
+        raise WeatherError(f"{path} is on a '{kind}' grid: interpolate it to latitude–longitude first (for example with cdo remapbil).")
     lat, lon = (_rows(ec.codes_get_array(handle, key), handle, ec) for key in ("latitudes", "longitudes"))
     if kind.startswith("regular"): return xr.Dataset(coords=dict(latitude=lat[:, 0], longitude=lon[0]))
     turned = dict(grid_relative=int(ec.codes_get(handle, "uvRelativeToGrid")))
@@ -178,7 +179,7 @@ def add_projection(
     facts = {k: v for k, v in crs.to_cf().items() if k != "crs_wkt" and v != "unknown"}
     return ds.assign_coords(x=("x", x.mean(0)), y=("y", y.mean(1))).assign(crs=((), 0, facts))
 
-# %% ../nbs/03a_read.ipynb #1781f252
+# %% ../nbs/03a_read.ipynb #4a4fee04
 def read_grib(
     path: str | Path,
     wanted: set | None = None,  # our names, pressure levels included: {'2t', 'z500'}; None for all that are known
@@ -187,28 +188,29 @@ def read_grib(
     parts = [_part(*message) for message in _messages(path, wanted)]
     if len(members := {p.attrs["member"] for p in parts}) > 1:
         raise WeatherError(f"{path} holds {len(members)} ensemble members: split it (grib_copy -w number=0) and open one.")
-    if not parts: raise WeatherError(f"{path} holds no GRIB message " + ("that this package knows." if wanted is None else f"of {', '.join(sorted(wanted))}."))
+    if not parts: raise WeatherError(f"{path} holds no GRIB message of a field that is known and asked for: choose other variables.")
     return _runs(parts)
 
-# %% ../nbs/03a_read.ipynb #73b7f438
+# %% ../nbs/03a_read.ipynb #c49b8a13
 def _part(facts, values, grid) -> xr.Dataset:
     name = facts["name"]
     units = facts["units"] if facts["units"] not in ("unknown", "") else variable(name).units
-    attrs = dict(units=units, **({"grid_relative": 1} if grid.attrs.get("grid_relative") else {}))
+    attrs = dict(units=units, long_name=variable(name).long_name, **({"grid_relative": 1} if grid.attrs.get("grid_relative") else {}))
     dims = ("y", "x") if "x" in grid.dims else ("latitude", "longitude")
     if variable(name).kind == "static": return grid.assign({name: (dims, values, attrs)}).assign_attrs(member=facts["member"])
     ds = grid.assign({name: (("time", *dims), values[None], attrs)}).assign_coords(time=[facts["end"].to_datetime64().astype("M8[ns]")])
-    if facts["window"] is not None: ds[f"{name}_start"] = ("time", ds["time"].values - facts["window"].to_timedelta64().astype("m8[ns]"))
+    if facts["window"] is not None:
+        ds = ds.assign_coords({f"{name}_start": ("time", ds["time"].values - facts["window"].to_timedelta64().astype("m8[ns]"))})
     return ds.assign_attrs(init_time=facts["init"].isoformat(), member=facts["member"])
 
-# %% ../nbs/03a_read.ipynb #13d99736
+# %% ../nbs/03a_read.ipynb #2bb33cc2
 def _runs(parts):
-    "Drop the reference time of messages that make up one series."
+    "Give each message its run's start, a coordinate `init_time`, unless the messages make up one series."
     inits = {p.attrs["init_time"] for p in parts if "init_time" in p.attrs}
-    seen = [(name, p["time"].values[0]) for p in parts if "time" in p.dims for name in p.data_vars if name != "crs" and "_start" not in name]
-    if len(inits) > 1 and len(seen) == len(set(seen)):
-        for part in parts: part.attrs.pop("init_time", None)
-    return parts
+    seen = [(name, p["time"].values[0]) for p in parts if "time" in p.dims for name in p.data_vars if name != "crs"]
+    one_series = len(inits) > 1 and len(seen) == len(set(seen))
+    start = lambda p: {} if one_series or "init_time" not in p.attrs else dict(init_time=np.datetime64(p.attrs["init_time"], "ns"))
+    return [p.assign_coords(start(p)).drop_attrs(deep=False) for p in parts]
 
 # %% ../nbs/03a_read.ipynb #3fb431b4
 STORES = {
@@ -218,13 +220,14 @@ STORES = {
     "wb2-1.5": "gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-240x121_equiangular_with_poles_conservative.zarr",
 }
 
-# %% ../nbs/03a_read.ipynb #f183e3cf
+# %% ../nbs/03a_read.ipynb #cf148706
 def store_url(source: str) -> str:  # 'era5', 'era5:wb2', 'era5:<URL or folder>'
     "Where a named ERA5 store lies. Raises `WeatherError` for a name that is none."
     name = source.partition(":")[2]
     if name in STORES: return STORES[name]
     if is_url(name) or Path(name).is_dir(): return name
-    raise WeatherError(f"Unknown ERA5 store '{source}': use era5, {', '.join(f'era5:{n}' for n in STORES if n)}, or era5:URL of a store with the same layout.")
+    names = ", ".join(f"era5:{n}" for n in STORES if n)
+    raise WeatherError(f"Unknown ERA5 store '{source}': use era5, {names}, or era5:URL of a store with the same layout.")
 
 # %% ../nbs/03a_read.ipynb #0354e7c5
 def cache_folder(cache: str | Path | None) -> Path:  # given, or MICROCLIMATE_CACHE, or the user's cache folder
@@ -232,7 +235,7 @@ def cache_folder(cache: str | Path | None) -> Path:  # given, or MICROCLIMATE_CA
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache or os.environ.get("MICROCLIMATE_CACHE") or Path(home) / "microclimate")
 
-# %% ../nbs/03a_read.ipynb #42d36945
+# %% ../nbs/03a_read.ipynb #3b73a943
 def describe_store(store: xr.Dataset, url: str) -> dict:  # JSON-able
     "A store's axes and variables. Raises `WeatherError` where it has not the layout of ARCO or WeatherBench 2."
     if not {"time", "latitude", "longitude"} <= set(store.dims):
@@ -242,7 +245,8 @@ def describe_store(store: xr.Dataset, url: str) -> dict:  # JSON-able
     last = store.attrs.get("valid_time_stop_era5t", store.attrs.get("valid_time_stop"))
     last = time[-1] if last is None else min(time[-1], np.datetime64(f"{last}T23:59" if len(str(last)) == 10 else last, "s"))
     axes = {name: store[name].values.tolist() for name in ("latitude", "longitude", "level") if name in store.coords}
-    facts = {n: dict(dims=list(v.dims), units=v.attrs.get("units"), long_name=v.attrs.get("long_name", "")) for n, v in store.data_vars.items()}
+    about = lambda da: dict(dims=list(da.dims)) | {k: da.attrs[k] for k in ("units", "long_name") if k in da.attrs}
+    facts = {name: about(da) for name, da in store.data_vars.items()}
     step = int((time[1] - time[0]).astype(int)) if len(time) > 1 else 3600
     return dict(url=url, start=str(time[0]), step=step, first=str(first), last=str(last), **axes, variables=facts)
 
@@ -350,7 +354,7 @@ def _plain(da):
     "float32 values with their coordinates and nothing else."
     return da.astype("f4").drop_attrs().drop_encoding()
 
-# %% ../nbs/03a_read.ipynb #cfc32cf3
+# %% ../nbs/03a_read.ipynb #3ad1210d
 def read_store(
     store: Store,
     names: dict,  # the store's name -> levels (hPa) or None
@@ -363,13 +367,17 @@ def read_store(
     rows, columns, lon = box_index(facts["latitude"], facts["longitude"], box)
     home = store.folder / "N{:g}_S{:g}_W{:g}_E{:g}".format(*box)
     days = [times[times.astype("M8[D]") == day] for day in np.unique(times.astype("M8[D]"))]
-    jobs = [(n, v, None if "time" not in facts["variables"][n]["dims"] else d) for n, v in names.items()
-            for d in (days if "time" in facts["variables"][n]["dims"] else [None])]
+    still = lambda name: variable(canonical(name) or "2t").kind == "static"
+    days_of = lambda name: [None] if "time" not in facts["variables"][name]["dims"] else [times[:1]] if still(name) else days
+    jobs = [(name, levels, day) for name, levels in names.items() for day in days_of(name)]
     parts = {}
     for name, levels, part in tqdm(jobs, desc="ERA5", unit="day", disable=not progress or len(jobs) < 2):
         path = home / name / ("static.nc" if part is None else f"{str(part[0])[:10]}.nc")
         da = _day(store, path, name, facts, rows, columns, part, levels)
         da = da if part is None else da.sel(time=part)
         parts.setdefault(name, []).append(da if levels is None else da.sel(level=levels))
-    ds = xr.Dataset({n: (p[0] if p[0].ndim == 2 else xr.concat(p, "time")).assign_attrs(facts["variables"][n]) for n, p in parts.items()})
+    whole = {n: p[0].isel(time=0, drop=True) if still(n) and "time" in p[0].dims else p[0] if len(p) == 1 else xr.concat(p, "time")
+             for n, p in parts.items()}
+    about = lambda n: {k: v for k, v in facts["variables"][n].items() if k != "dims"}
+    ds = xr.Dataset({n: da.assign_attrs(about(n)) for n, da in whole.items()})
     return ds.assign_coords(longitude=lon.astype("f8"), latitude=np.asarray(facts["latitude"])[rows])
