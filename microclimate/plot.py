@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/26_plot.ipynb #47203b49
+# %% ../nbs/26_plot.ipynb #a8907557
 import cartopy.crs as ccrs
 import cmcrameri.cm as crameri
 import matplotlib.pyplot as plt
@@ -31,6 +31,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize, from_levels_and_colors
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.figure import Figure
+from matplotlib.path import Path as Ring
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
@@ -121,7 +122,7 @@ def field(ds: xr.Dataset, name: str) -> xr.DataArray:  # SI units
 def _has(ds: xr.Dataset, name: str) -> bool:
     return name in ds or (name == "wind" and {"10u", "10v"} <= set(ds.data_vars))
 
-# %% ../nbs/26_plot.ipynb #58c47862
+# %% ../nbs/26_plot.ipynb #c6e736f9
 @dataclass(frozen=True)
 class Look:
     "How a field is shown."
@@ -131,19 +132,20 @@ class Look:
     offset: float = 0.0
     levels: tuple = ()  # fixed steps in the units shown, each with its own colour; empty: chosen from the data
     low: float | None = None  # where the scale begins; None: chosen from the data
+    least: float = 0.0  # an error scale reaches at least so far: smaller ones are no news
     centred: bool = False  # zero in the middle
     bare: bool = False  # nothing is drawn below the first level
     part: tuple = (0.0, 1.0)  # of the colour map that is used
 
     def __call__(self, x): return x * self.factor + self.offset
 
-# %% ../nbs/26_plot.ipynb #12c189a4
+# %% ../nbs/26_plot.ipynb #968a5e0b
 _celsius, _wind = Look("roma_r", "°C", offset=-273.15), Look("vik", "m s⁻¹", centred=True)
 _hpa, _percent = Look("batlow", "hPa", 0.01), tuple(range(0, 101, 10))
 LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "2t": _celsius, "2d": _celsius, "t": _celsius, "10u": _wind, "10v": _wind, "u": _wind, "v": _wind, "msl": _hpa, "sp": _hpa,
     "wind": Look("lajolla_r", "m s⁻¹", low=0, part=(0.0, 0.9)),
-    "tp": Look("navia_r", "mm h⁻¹", levels=(0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32), bare=True, part=(0.08, 0.95)),
+    "tp": Look("navia_r", "mm h⁻¹", levels=(0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32), bare=True, part=(0.08, 0.95), least=1),
     "rain": Look("navia_r", "mm", levels=(0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200), bare=True, part=(0.08, 0.95)),
     "ssrd": Look("lajolla", "W m⁻²", low=0, part=(0.08, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.05, 1.0)),
     "tcc": Look("oslo", "%", 100, levels=_percent, part=(0.38, 1.0)), "z": Look("batlow", "dam", 1 / 98.0665),
@@ -152,12 +154,12 @@ LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "lsm": Look("lapaz", "%", 100, levels=_percent), "slt": Look("batlow", "class"),
 }
 
-# %% ../nbs/26_plot.ipynb #15a56a0e
+# %% ../nbs/26_plot.ipynb #2e97b2a6
 def look(name: str, error: bool = False) -> Look:
     "How a field, or an error of it, is shown. Raises `WeatherError` for an unknown name."
     found = LOOKS.get(name) or LOOKS.get(name[0]) if name in LOOKS or variable(name) else None
     if not error: return found or Look("batlow", pretty(variable(name).units))
-    return Look("vik", found.units.replace("°C", "K"), found.factor, centred=True)
+    return Look("vik", found.units.replace("°C", "K"), found.factor, centred=True, least=found.least)
 
 # %% ../nbs/26_plot.ipynb #1a1cb904
 def pretty(units: str) -> str:
@@ -181,11 +183,11 @@ class Scale:
     norm: Normalize
     extend: str  # which ends of the colour bar are open
 
-# %% ../nbs/26_plot.ipynb #7c375753
+# %% ../nbs/26_plot.ipynb #af1bbfc6
 def _levels(look: Look, low: float, high: float, steps: int) -> np.ndarray:
     "Round numbers that cover the range."
     if look.levels: return np.array(look.levels[:max(4, np.searchsorted(look.levels, high) + 1)] if look.bare else look.levels, float)
-    if look.centred: low, high = -max(-low, high), max(-low, high)
+    if look.centred: low, high = -max(-low, high, look.least), max(-low, high, look.least)
     if look.low is not None: low = look.low
     if high - low < 1e-6 * max(1, abs(high)): low, high = low - 1, high + 1
     levels = MaxNLocator(20 if look.centred else steps, steps=[1, 2, 5, 10]).tick_values(low, high)
@@ -328,17 +330,23 @@ def _name_lines(ax, x, y, which: int, values, letters: str):
         at = tuple(np.interp(value, along[order], c[order]) for c in (x, y))
         ax.annotate(_label(value, *letters), at, textcoords="offset points", fontsize=6.5, color="0.45", annotation_clip=False, **look)
 
-# %% ../nbs/26_plot.ipynb #4941f194
-def _draw_geography(ax, grid: Grid, left: bool = True, bottom: bool = True):
+# %% ../nbs/26_plot.ipynb #7962d4ef
+def _projected(lines: list[np.ndarray], proj: ccrs.Projection) -> list[np.ndarray]:
+    "The same lines in the map's metres, in one go."
+    if not lines: return []
+    points = np.column_stack(_xy(proj, *np.concatenate(lines).T))
+    return np.split(points, np.cumsum([len(line) for line in lines])[:-1])
+
+# %% ../nbs/26_plot.ipynb #ca054af9
+def _draw_geography(ax, grid: Grid, coast: list, borders: list, left: bool, bottom: bool):
     "Frame, coast, borders and graticule of one map."
     x, y = _outline(grid, ax.projection)
-    ax.set_boundary(plt.matplotlib.path.Path(np.column_stack([x, y]), closed=True), transform=ax.transData)
+    ax.set_boundary(Ring(np.column_stack([x, y]), closed=True), transform=ax.transData)
     ax.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
     ax.spines["geo"].set(linewidth=0.8, edgecolor="0.3")
-    thin = float(np.clip(ax.get_position(original=True).width * ax.figure.get_figwidth() / 4.5, 0.6, 1))
-    for borders, width, colour in ((False, 0.65 * thin, "0.1"), (True, 0.5 * thin, "0.35")):
-        lines = [np.column_stack(_xy(ax.projection, *line.T)) for line in coastline(grid, borders)]
-        ax.add_collection(LineCollection(lines, linewidths=width, colors=colour, linestyles="dashed" if borders else "solid", zorder=4))
+    thin = float(np.clip(ax.get_position(original=True).width * ax.figure.get_figwidth() / 4.5, 0.6, 1))  # on small maps
+    ax.add_collection(LineCollection(borders, linewidths=0.5 * thin, colors="0.35", linestyles="dashed", zorder=4))
+    ax.add_collection(LineCollection(coast, linewidths=0.65 * thin, colors="0.1", zorder=4))
     _graticule(ax, grid, left, bottom)
     ax.grid(False)
 
@@ -348,7 +356,7 @@ def map_aspect(grid: Grid, proj: ccrs.Projection | None = None) -> float:
     x, y = _outline(grid, proj or projection(grid))
     return np.ptp(x) / np.ptp(y)
 
-# %% ../nbs/26_plot.ipynb #7acecd1a
+# %% ../nbs/26_plot.ipynb #85e17cdf
 def map_axes(
     grid: Grid,
     rows: int = 1,
@@ -368,9 +376,10 @@ def map_axes(
     size[0] = max(size[0], 5.2)  # the title needs some room
     place = lambda i, j: np.array([left + j * (w + gap), foot + (rows - 1 - i) * (h + row_gap), w, h]) / np.tile(size, 2)
     fig, axes = plt.figure(figsize=tuple(size)), np.empty((rows, columns), object)
+    coast, borders = (_projected(coastline(grid, b), proj) for b in (False, True))
     for i, j in np.ndindex(rows, columns):
         axes[i, j] = fig.add_axes(place(i, j), projection=proj)
-        _draw_geography(axes[i, j], grid, left=j == 0, bottom=i == rows - 1)
+        _draw_geography(axes[i, j], grid, coast, borders, left=j == 0, bottom=i == rows - 1)
     plt.close(fig)
     return fig, axes
 
@@ -624,19 +633,23 @@ def rain_sum(ds: xr.Dataset) -> xr.DataArray:  # (*grid) mm
     "Precipitation over all of the data: a rate times the length of its steps."
     return (field(ds, "tp").dropna("time", how="all") * step_hours(ds)).sum("time", skipna=False)
 
-# %% ../nbs/26_plot.ipynb #435edbe0
+# %% ../nbs/26_plot.ipynb #b944436d
 def _week_maps(ds: xr.Dataset) -> list[tuple]:
     "What there is to draw: (title, field, look, label, whether it is the chart)."
     now, have = state(ds), set(ds.data_vars)
     first = next((n for n in ("2t", "t850", "msl", "z500", "tp") if n in have), next(n for n in ds.data_vars if "time" in ds[n].dims))
     maps = [(when(now), field(now, first), look(first), long_name(first), True)]
-    if "tp" in have and first != "tp": maps.append((f"Sum of {_span(ds)}", rain_sum(ds), look("rain"), "Precipitation", False))
+    if "tp" in have and first != "tp": maps.append((f"Sum of {_span(ds['tp'].dropna('time', how='all'))}", rain_sum(ds), look("rain"), "Precipitation", False))
     elif _has(ds, "wind"): maps.append((f"Mean of {_span(ds)}", field(ds, "wind").mean("time"), look("wind"), long_name("wind"), False))
     return maps
 
-def _span(ds: xr.Dataset) -> str:
+def _span(ds: xr.Dataset | xr.DataArray) -> str:
     hours = ds.sizes["time"] * step_hours(ds)
     return f"{hours / 24:g} days" if hours % 24 == 0 and hours > 24 else f"{hours:g} h"
+
+def _signs(ds: xr.Dataset) -> list[str]:
+    "What the lines and arrows on the chart mean."
+    return ["isobars in hPa"] * ("msl" in ds) + ["barbs 5 m s⁻¹"] * _has(ds, "wind")
 
 # %% ../nbs/26_plot.ipynb #5440e6d6
 STRIP = 1.0  # inches, the height of one curve under the maps
@@ -683,7 +696,7 @@ def time_axis(ax, first=None, last=None):
 def _short(time) -> str:
     return f"{time.day} {time:%b}" if time.hour == time.minute == 0 else f"{time:%H}" if time.minute == 0 else f"{time:%H:%M}"
 
-# %% ../nbs/26_plot.ipynb #a6639d51
+# %% ../nbs/26_plot.ipynb #048600f5
 @style()
 def week_overview(
     ds: xr.Dataset,  # a series: time and the grid
@@ -698,6 +711,7 @@ def week_overview(
         if chart and "msl" in ds: draw_isobars(ax, now, grid)
         if chart and _has(ds, "wind"): draw_barbs(ax, now, grid)
         ax.set_title(title)
+        if chart: ax.set_title(" · ".join(_signs(ds)), loc="right", fontsize=7, color="0.4")
         colour_bar(fig, [ax], scaled, label)
     _course(fig, ds, grid, strips)
     span = f"{stamp(ds.time.values[0])} to {stamp(ds.time.values[-1])}"
