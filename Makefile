@@ -19,13 +19,14 @@ environment: .venv/.installed  ## .venv with every package of requirements.lock,
 .venv/.packages: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "microclimate needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with 'make PYTHON=/path/to/python3.11 ...'"; exit 1; }
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "building .venv from requirements.lock: one to four minutes, once"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
 .venv/.installed: .venv/.packages settings.ini setup.py pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 forecast: .venv/.installed  ## the main job: the Norway forecast, into outputs/run_forecast/
@@ -36,7 +37,7 @@ test: .venv/.installed check gate  ## every check: ruff, export gate, nbdev_test
 	$(BIN)/nbdev_test --timing
 	$(BIN)/python -m pytest
 
-check: .venv/.installed
+check: .venv/.installed  ## ruff
 	$(BIN)/ruff check .
 
 gate: .venv/.installed  ## nbdev_export and nbdev_clean must change nothing
@@ -45,12 +46,12 @@ gate: .venv/.installed  ## nbdev_export and nbdev_clean must change nothing
 lab: .venv/.installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
-lock: ## resolve settings.ini anew, with every extra and the torch of the present lock, into requirements.lock
+lock:  ## resolve settings.ini anew, with every extra and the torch of the present lock, into requirements.lock
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)" '.[all]'
+	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)" -e '.[all]'
 	{ echo '# Every package with the version that was tested. `make lock` writes this file; torch is named there by hand.'; \
-	  .venv-lock/bin/python -m pip freeze --all --exclude pip --exclude microclimate | sed 's/+cpu$$//'; } > requirements.lock.part
+	  .venv-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > requirements.lock.part
 	mv requirements.lock.part requirements.lock
 	rm -rf .venv-lock
 
