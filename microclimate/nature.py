@@ -50,15 +50,16 @@ def on_grid(
     columns = ((grid.lon2d - geo["west"]) % 360) / geo["step"]
     return map_coordinates(field, [rows, columns], order=1, mode="constant", cval=0.0)
 
-# %% ../nbs/02_nature.ipynb #e37397f7
-def _cell_mean(field, grid):
+# %% ../nbs/02_nature.ipynb #6ed1c559
+@functools.lru_cache(maxsize=8)
+def _averaged(name, rows, columns): return uniform_filter(geography()[name], (rows, columns))
+
+def _cell_mean(name, grid):
     "The mean over a grid's own cells, as far as they are wider than 5 arc minutes."
-    geo = geography()
-    gap = RADIUS * np.radians(geo["step"])
+    gap = RADIUS * np.radians(geography()["step"])
     tall = np.nanmedian(grid.dy) / gap if grid.shape[0] > 1 else 1
     wide = np.nanmedian(grid.dx / np.cos(np.radians(grid.lat2d))) / gap if grid.shape[1] > 1 else 1
-    odd = [2 * max(0, round((n - 1) / 2)) + 1 for n in (tall, wide)]
-    return on_grid(uniform_filter(field, odd), grid)
+    return on_grid(_averaged(name, *(2 * max(0, round((n - 1) / 2)) + 1 for n in (tall, wide))), grid)
 
 # %% ../nbs/02_nature.ipynb #d8362c31
 @functools.lru_cache
@@ -78,11 +79,11 @@ def _slopes():
     gap = RADIUS * np.radians(geo["step"])
     return np.gradient(height, axis=1) / (gap * np.cos(np.radians(geo["latitude"]))[:, None]), -np.gradient(height, axis=0) / gap
 
-# %% ../nbs/02_nature.ipynb #b163732a
+# %% ../nbs/02_nature.ipynb #58b743a4
 def ground(grid: Grid) -> dict:  # height (m), lsm, inland (0-1), slope_east, slope_north (m/m); each (h, w) float32
     "What the weather has to know of the ground below it."
-    geo, (east, north) = geography(), _slopes()
-    fields = dict(height=_cell_mean(geo["elevation"], grid), lsm=_cell_mean(geo["land"], grid), inland=on_grid(_broad("land", 120), grid),
+    east, north = _slopes()
+    fields = dict(height=_cell_mean("elevation", grid), lsm=_cell_mean("land", grid), inland=on_grid(_broad("land", 120), grid),
                   slope_east=on_grid(east, grid), slope_north=on_grid(north, grid))
     return {k: np.clip(v, 0, None if k == "height" else 1).astype("f4") if "slope" not in k else v.astype("f4") for k, v in fields.items()}
 
@@ -382,14 +383,14 @@ def rain(omega: np.ndarray, slope: np.ndarray, rh: np.ndarray, q: np.ndarray) ->
     rising = np.maximum(-omega - 0.03, 0) + 0.35 * np.maximum(-slope, 0) * rh
     return np.maximum(3600 / GRAVITY * q * rising * 1.6 * rh**2 * np.minimum(1, rh / 0.75) - 0.03, 0).astype("f4")
 
-# %% ../nbs/02_nature.ipynb #7d614cba
+# %% ../nbs/02_nature.ipynb #d7e41da7
 def sunshine(time: np.ndarray, lat: np.ndarray, lon: np.ndarray, tcc: np.ndarray) -> np.ndarray:  # (t, cells) W m⁻²
     "Downward solar radiation at the surface, mean over the preceding hour."
     mu = np.maximum(cos_zenith(time - np.timedelta64(30, "m"), lat, lon), 0).astype("f4")
     return 1098 * mu * np.exp(-0.057 / np.maximum(mu, 1e-3)) * (1 - 0.75 * tcc**3.4)
 
 def sky_heat(t: np.ndarray, e: np.ndarray, tcc: np.ndarray) -> np.ndarray:  # (t, cells) W m⁻²
-    "Downward thermal radiation from temperature (K) and vapour pressure (Pa) at 2 m, and cloud."
+    "Downward thermal radiation from the temperature (K) of the low air, vapour pressure (Pa) at 2 m, and cloud."
     emissivity = 1.24 * (e / 100 / t) ** (1 / 7) * (1 + 0.22 * tcc**2.75)
     return np.minimum(emissivity, 1) * STEFAN * t**4
 
@@ -431,7 +432,7 @@ def _sky(omega, spin, low):
     rising = -omega / 0.15
     return Sky(rising / np.sqrt(1 + (rising / 4) ** 2), spin / 0.25, low.warmth / 3.4)
 
-# %% ../nbs/02_nature.ipynb #c672a40a
+# %% ../nbs/02_nature.ipynb #08d2a06a
 def _surface(levels, omega, slope, sky, time, place):
     "The fields of the ground and of the whole sky, by name."
     bottom, low, lsm = levels[1000], levels[850], place["lsm"]
@@ -443,7 +444,7 @@ def _surface(levels, omega, slope, sky, time, place):
     sp = msl * np.exp(-GRAVITY * place["height"] / (R_DRY * (bottom.t - 0.003 * place["height"])))
     return {"2t": t, "2d": np.minimum(dewpoint(e), t), "10u": u, "10v": v, "msl": msl, "sp": sp, "tcc": tcc,
             "tp": rain(omega, slope, rh, specific_humidity(1.0, low.t, 850)), "ssrd": sunshine(time, place["lat"], place["lon"], tcc),
-            "strd": sky_heat(t, e, tcc), "2q": 0.622 * e / (sp - 0.378 * e), "2r": 100 * np.minimum(e / saturation(t), 1)}
+            "strd": sky_heat(bottom.t - 0.006 * place["height"], e, tcc), "2q": 0.622 * e / (sp - 0.378 * e), "2r": 100 * np.minimum(e / saturation(t), 1)}
 
 # %% ../nbs/02_nature.ipynb #59eb10cc
 def _at_level(name, p, level, omega, sky, place):
