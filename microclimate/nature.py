@@ -432,7 +432,7 @@ def _sky(omega, spin, low):
     rising = -omega / 0.15
     return Sky(rising / np.sqrt(1 + (rising / 4) ** 2), spin / 0.25, low.warmth / 3.4)
 
-# %% ../nbs/02_nature.ipynb #08d2a06a
+# %% ../nbs/02_nature.ipynb #ffd785a6
 def _surface(levels, omega, slope, sky, time, place):
     "The fields of the ground and of the whole sky, by name."
     bottom, low, lsm = levels[1000], levels[850], place["lsm"]
@@ -444,7 +444,8 @@ def _surface(levels, omega, slope, sky, time, place):
     sp = msl * np.exp(-GRAVITY * place["height"] / (R_DRY * (bottom.t - 0.003 * place["height"])))
     return {"2t": t, "2d": np.minimum(dewpoint(e), t), "10u": u, "10v": v, "msl": msl, "sp": sp, "tcc": tcc,
             "tp": rain(omega, slope, rh, specific_humidity(1.0, low.t, 850)), "ssrd": sunshine(time, place["lat"], place["lon"], tcc),
-            "strd": sky_heat(bottom.t - 0.006 * place["height"], e, tcc), "2q": 0.622 * e / (sp - 0.378 * e), "2r": 100 * np.minimum(e / saturation(t), 1)}
+            "strd": sky_heat(bottom.t - 0.006 * place["height"], e, tcc),
+            "2q": 0.622 * e / (sp - 0.378 * e), "2r": 100 * np.minimum(e / saturation(t), 1)}
 
 # %% ../nbs/02_nature.ipynb #59eb10cc
 def _at_level(name, p, level, omega, sky, place):
