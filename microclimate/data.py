@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/03_data.ipynb #8c09b826
+# %% ../nbs/03_data.ipynb #ab813bcb
 from .core import (CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, WeatherError, content_sha256, project_path, sha256,
                                variable)
 from .grid import NORWAY, Grid, region as named_region, regular_grid
 from .read import Store, file_kind, is_url, read_grib, read_netcdf, read_store, read_zarr, store_facts, store_url
-from .standard import (AMOUNTS, derive, our_name, recipes, standardise, to_rates, turn_winds, unit_that_fits)
+from .standard import (AMOUNTS, derive, our_name, recipes, split_runs, standardise, to_rates, turn_winds, unit_that_fits)
 
 # %% ../nbs/03_data.ipynb #c63bf956
 def join(pieces: list) -> list:  # (start or None, Dataset along time), earliest first
@@ -102,7 +102,7 @@ def expand(variables) -> set | None:  # names to look for in files, levels and i
     wanted |= {n for name in names for needed, _ in recipes(name) for n in needed}
     return wanted | {f"{n}{level}" for n in wanted & set(COLUMNS) for level in range(1, 1101)}
 
-# %% ../nbs/03_data.ipynb #f1d80221
+# %% ../nbs/03_data.ipynb #4a612587
 def time_span(time) -> tuple | None:  # (first, last) datetime64[ns], both included
     "Bounds of a request: None, a pair, or an array of times. A last day without an hour means all of that day."
     if time is None: return None
@@ -111,12 +111,13 @@ def time_span(time) -> tuple | None:  # (first, last) datetime64[ns], both inclu
         if isinstance(time[1], str) and len(time[1]) == 10: last += np.timedelta64(24, "h") - np.timedelta64(1, "s")
         if last < first: raise WeatherError(f"The time range {time[0]} … {time[1]} ends before it begins: give (start, end).")
         return first, last
-    times = np.atleast_1d(np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]"))
-    return times.min(), times.max()
+    return _array(time).min(), _array(time).max()
+
+def _array(time) -> np.ndarray: return np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]")
 
 def _is_pair(time) -> bool: return isinstance(time, (tuple, list)) and len(time) == 2
 
-# %% ../nbs/03_data.ipynb #7d853e70
+# %% ../nbs/03_data.ipynb #411c1f5b
 def select_times(ds: xr.Dataset, time, source) -> xr.Dataset:
     "Keep the times asked for. Raises `WeatherError` naming what the data cover where they do not cover it."
     if time is None or "time" not in ds.coords: return ds
@@ -127,11 +128,11 @@ def select_times(ds: xr.Dataset, time, source) -> xr.Dataset:
         raise WeatherError(f"The time {str(span[0])[:16]} … {str(span[1])[:16]} lies outside the data; {covers}")
     if "init_time" in ds.dims: return ds.sel(init_time=slice(*span))
     if _is_pair(time): return ds.sel(time=slice(*span))
-    times = np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]")
+    times = _array(time)
     if absent := [t for t in times if t not in have]: raise WeatherError(f"There is no field at {str(absent[0])[:16]} UTC; {covers}")
     return ds.sel(time=times)
 
-# %% ../nbs/03_data.ipynb #97999362
+# %% ../nbs/03_data.ipynb #1480143c
 def check_values(ds: xr.Dataset, source) -> None:
     "Raises `WeatherError` for missing values and for values that cannot be."
     for name in [n for n in ds.data_vars if n != "crs"]:
@@ -147,11 +148,11 @@ def check_values(ds: xr.Dataset, source) -> None:
 def _slack(row): return 1e-4 * (row.high - row.low)  # packing noise, removed by the clipping in `_plain`
 
 def _missing_values(name, da, missing, source) -> str:
-    when = ""
-    if "time" in da.dims: when = f", first at {str(da['time'].values[np.isnan(da.values).reshape(da.sizes['time'], -1).any(1).argmax()])[:16]} UTC"
-    return f"{name} in {source} has {missing} missing values of {da.size}{when}: fill them, cut them away, or leave the variable out."
+    rest = [d for d in da.dims if d != "time"]
+    first = f", first at {str(da['time'].values[da.isnull().any(rest).values.argmax()])[:16]} UTC" if "time" in da.dims else ""
+    return f"{name} in {source} has {missing} missing values of {da.size}{first}: fill them, cut them away, or leave the variable out."
 
-# %% ../nbs/03_data.ipynb #06a0caeb
+# %% ../nbs/03_data.ipynb #c013b228
 def check_times(time: np.ndarray, source) -> dict:  # attributes: step_hours, gaps
     "Raises `WeatherError` for duplicate or irregular times; warns of gaps."
     time = np.asarray(time, "M8[ns]")
@@ -163,8 +164,8 @@ def check_times(time: np.ndarray, source) -> dict:  # attributes: step_hours, ga
     step = steps[counts.argmax()]
     if (odd := apart % step != np.timedelta64(0)).any():
         k = int(odd.argmax())
-        raise WeatherError(f"The times of {source} are irregular: {apart[k] / hour:g} h after {at[k]} UTC, where the step is {step / hour:g} h; "
-                           "put them on one step.")
+        raise WeatherError(f"The times of {source} are irregular: {apart[k] / hour:g} h after {at[k]} UTC, where the step is "
+                           f"{step / hour:g} h; put them on one step.")
     gaps = [f"{at[k]} … {at[k + 1]}" for k in np.flatnonzero(apart > step)]
     if gaps: warnings.warn(f"{source} has {len(gaps)} gap(s) in time, the first {gaps[0]} UTC: no window will cross them.", stacklevel=2)
     return dict(step_hours=float(step / hour), **({"gaps": "; ".join(gaps)} if gaps else {}))
@@ -191,7 +192,7 @@ def _at_start(ds, start, lead):
 
 _same = dict(coords="minimal", compat="override", join="override", combine_attrs="override")
 
-# %% ../nbs/03_data.ipynb #7b813dd3
+# %% ../nbs/03_data.ipynb #02db6d85
 def columns(
     ds: xr.Dataset,  # flat fields: 't850', 't500', 'z500'
     names=None,  # column variables to build; None for all that share the largest set of levels
@@ -207,8 +208,9 @@ def columns(
     shared = sorted(set.intersection(*(found[n] for n in names)))
     if not shared: return ds
     level = [int(v) if v == int(v) else v for v in shared]
-    built = {n: xr.concat([ds[f"{n}{v:g}"] for v in level], pd.Index(level, name="level"), **_same).transpose(..., "level", *ds[f"{n}{level[0]:g}"].dims[-2:])
-             for n in names}
+    flat = ds[f"{names[0]}{level[0]:g}"].dims[-2:]
+    stack = lambda n: xr.concat([ds[f"{n}{v:g}"] for v in level], pd.Index(level, name="level"), **_same).transpose(..., "level", *flat)
+    built = {n: stack(n) for n in names}
     spare = [f"{n}{v:g}" for n in names for v in level if f"{n}{v:g}" not in CHANNELS]
     return ds.drop_vars(spare).assign({n: da.drop_attrs().assign_attrs(units=variable(n).units) for n, da in built.items()})
 
@@ -246,7 +248,7 @@ def read(path, wanted=None) -> list:  # of lazy Datasets
     if kind == "grib": return read_grib(path, wanted)
     return [read_netcdf(path) if kind == "netcdf" else read_zarr(path)]
 
-# %% ../nbs/03_data.ipynb #476b78f5
+# %% ../nbs/03_data.ipynb #c0896b4e
 def _files(source, wanted, box, span) -> list:  # standard pieces, and a hash of what was read
     "Read and standardise every file. Raises `WeatherError` where none holds anything known, or anything of the time asked for."
     paths, pieces, names = find(source), [], []
@@ -256,9 +258,25 @@ def _files(source, wanted, box, span) -> list:  # standard pieces, and a hash of
             finally: ds.close()
             names += map(str, ds.data_vars)
     if pieces: return pieces
-    known = any(our_name(name) for name in names)
-    what = "of the variables asked for at that time" if known else f"this package knows; it holds {', '.join(dict.fromkeys(names)) or 'no variables'}"
-    raise WeatherError(f"{source} holds nothing {what}: choose other variables, times or files.")
+    names = list(dict.fromkeys(names))
+    if not names: raise WeatherError(f"{source} holds no field that is known and asked for: choose other variables or another file.")
+    if not any(our_name(name) for name in names):
+        raise WeatherError(f"{source} holds no variable that this package knows, only {', '.join(names) or 'nothing'}: rename them.")
+    _outside(paths, wanted, span, source)
+    raise WeatherError(f"{source} holds none of the variables asked for, only {', '.join(names)}: choose other variables.")
+
+def _outside(paths, wanted, span, source):
+    "Raises `WeatherError` where files hold the variables, but not the time."
+    if span is None: return
+    times = [run["time"].values for path in paths for ds in read(path, wanted) for _, run in split_runs(ds, path) if "time" in run.dims]
+    if not times: return
+    have = np.unique(np.concatenate(times).astype("M8[ns]"))
+    if have[0] <= span[0] and span[1] <= have[-1]:
+        raise WeatherError(f"There is no field at {_range(span)} UTC; {source} covers {_range(have)} UTC, at other times: choose those.")
+    if not ((have >= span[0]) & (have <= span[1])).any():
+        raise WeatherError(f"The time {_range(span)} lies outside the data; {source} covers {_range(have)} UTC: choose times inside.")
+
+def _range(times): return f"{str(times[0])[:16]} … {str(times[-1])[:16]}"
 
 def _hash(source) -> str | None:
     "SHA-256 of the files; None for a store, whose values are hashed instead."
@@ -267,7 +285,7 @@ def _hash(source) -> str | None:
     hashes = [sha256(p) for p in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-# %% ../nbs/03_data.ipynb #edf4754b
+# %% ../nbs/03_data.ipynb #6d94800a
 def store_plan(
     names,  # ours, wanted
     facts: dict,  # of the store
@@ -277,9 +295,10 @@ def store_plan(
     by_name = {our_name(n): n for n in sorted(facts["variables"], key=lambda n: n.endswith(f"_{step}hr")) if our_name(n)}
     if "geopotential_at_surface" in facts["variables"]: by_name["z_sfc"] = "geopotential_at_surface"
     for name in names:
-        needed = next((n for n in ((name,), *(r for r, _ in recipes(name))) if all(_held(v, by_name, facts) for v in n)), None)
-        if needed is None: raise WeatherError(f"{facts['url']} has no {name}: leave it out of variables.")
-        for source, levels in (_held(v, by_name, facts) for v in needed): plan[source] = levels if levels is None else sorted({*plan.get(source, ()), *levels})
+        ways = ((_held(v, by_name, facts) for v in needed) for needed in ((name,), *(r for r, _ in recipes(name))))
+        found = next((way for way in map(list, ways) if all(way)), None)
+        if found is None: raise WeatherError(f"{facts['url']} has no {name}: leave it out of variables.")
+        for source, levels in found: plan[source] = levels if levels is None else sorted({*plan.get(source, ()), *levels})
     return plan
 
 def _held(name, by_name, facts):
@@ -289,7 +308,7 @@ def _held(name, by_name, facts):
     base, level = name[0], name[1:]
     return (by_name[base], [int(level)]) if base in by_name and level.isdigit() and int(level) in facts.get("level", ()) else None
 
-# %% ../nbs/03_data.ipynb #53b3b15f
+# %% ../nbs/03_data.ipynb #73b20734
 _ERA5_UNITS = dict(tp="m", ssrd="J m-2", strd="J m-2")  # as the public stores hold them, should an attribute be missing
 
 def _era5(source, variables, box, time, cache) -> list:
@@ -308,27 +327,29 @@ def _store_times(facts, time):
     span = time_span(time)
     first, last = (np.datetime64(facts[k], "ns") for k in ("first", "last"))
     if span[0] < first or span[1].astype("M8[D]") > last.astype("M8[D]"):
-        raise WeatherError(f"{facts['url']} covers {str(first)[:16]} … {str(last)[:16]} UTC, not {str(span[0])[:16]} … {str(span[1])[:16]}: choose times inside.")
-    if not _is_pair(time): return np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]")
-    step = np.timedelta64(facts["step"], "s")
-    start = np.datetime64(facts["start"], "ns") + -(-(span[0] - np.datetime64(facts["start"], "ns")) // step) * step
-    return np.arange(start, span[1] + np.timedelta64(1, "s"), step).astype("M8[ns]")
+        raise WeatherError(f"{facts['url']} covers {_range((first, last))} UTC, not {_range(span)}: choose times inside.")
+    start, step = np.datetime64(facts["start"], "ns"), np.timedelta64(facts["step"], "s")
+    begin = start - (start - span[0]) // step * step  # the first field at or after the beginning
+    times = np.arange(begin, span[1] + np.timedelta64(1, "s"), step) if _is_pair(time) else _array(time)
+    times = times.astype("M8[ns]")
+    if len(times) == 0 or ((times - start) % step).any():
+        hours = step / np.timedelta64(1, "h")
+        raise WeatherError(f"{facts['url']} has a field every {hours:g} h, not at {_range(span)} UTC: choose its times.")
+    return times
 
-# %% ../nbs/03_data.ipynb #cf51ae8c
+# %% ../nbs/03_data.ipynb #58bbe358
 def _nature(source, variables, region, time, seed) -> xr.Dataset:
-    "Sample the nature run. Raises `WeatherError` for a seed that is no number."
+    "Sample the nature run, hourly from 1 to 8 June 2024 where no time is given. Raises `WeatherError` for a seed that is no number."
     from microclimate.nature import sample
     number = str(source).partition(":")[2]
-    if number and not number.isdigit(): raise WeatherError(f"'{source}' is no nature run: write nature, or nature:7 for the weather of seed 7.")
+    if number and not number.isdigit(): raise WeatherError(f"'{source}' is no nature run: write nature, or nature:7 for seed 7.")
     where = named_region(region)
     grid = NORWAY if where is None else where if isinstance(where, Grid) else regular_grid(*where, 0.25)
-    span = time_span(("2024-06-01", "2024-06-08") if time is None else time)
-    times = hourly(*span) if time is None or _is_pair(time) else np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]")
-    names = list(variables or [*CHANNELS, *STATICS])
-    for name in names: variable(name)
-    stacks = [n for n in names if n in COLUMNS]
-    ds = sample(grid, times, seed=int(number or seed), variables=tuple(n for n in names if n not in COLUMNS), levels=LEVELS if stacks else None)
-    return ds
+    time = ("2024-06-01", "2024-06-08") if time is None else time
+    times = hourly(*time_span(time)) if _is_pair(time) else _array(time)
+    flat = CHANNELS if variables is None else tuple(n for n in variables if n not in (*COLUMNS, *STATICS))
+    levels = LEVELS if set(variables or ()) & set(COLUMNS) else None
+    return choose(sample(grid, times, seed=int(number or seed), variables=flat, levels=levels), variables, source)
 
 def hourly(first, last) -> np.ndarray:  # (n,) datetime64[ns]
     "Every hour from first to last, both included."
@@ -431,7 +452,7 @@ def _when(time) -> tuple:  # hour of day (whole where it is whole), day of the y
     hour = index.hour + index.minute / 60
     return (hour.astype(int) if np.all(hour == hour.astype(int)) else hour).to_numpy(), index.dayofyear.to_numpy()
 
-# %% ../nbs/03_data.ipynb #8db7a4de
+# %% ../nbs/03_data.ipynb #df439dac
 def climatology(
     ds: xr.Dataset,  # a standard Dataset, or overlapping runs: the training period
     by: str = "auto",  # 'hour', 'dayofyear', or 'auto': with the day of the year from a year of data on
@@ -442,7 +463,7 @@ def climatology(
     hour, day = _when(time)
     year = len(np.unique(day)) >= 360
     if by not in ("auto", "hour", "dayofyear"): raise WeatherError(f"A climatology is by 'auto', 'hour' or 'dayofyear', not '{by}'.")
-    if by == "dayofyear" and not year: raise WeatherError(f"The data hold {len(np.unique(day))} days of the year: a climatology by day needs a year.")
+    if by == "dayofyear" and not year: raise WeatherError("A climatology by day of the year needs a year of data: use by='auto' or 'hour'.")
     daily, hours_ = year and by != "hour", np.unique(hour)
     place, shape = (np.searchsorted(hours_, hour), (day - 1) * daily), (len(hours_), 366 if daily else 1)
     means = {n: _mean_field(da, place, shape, day_window(window_days) if daily else None) for n, da in ds.data_vars.items() if _moves(da)}
@@ -455,7 +476,7 @@ def climatology(
 
 def _moves(da): return bool({"time", "lead_time"} & set(da.dims))
 
-# %% ../nbs/03_data.ipynb #d86c44f7
+# %% ../nbs/03_data.ipynb #9dc90e14
 def _mean_field(da, place, shape, weights) -> xr.DataArray:  # (hour, [dayofyear], …)
     "Mean of a field over the times that fall on each hour (and day)."
     ahead = [d for d in ("init_time", "lead_time", "time") if d in da.dims]
@@ -465,7 +486,7 @@ def _mean_field(da, place, shape, weights) -> xr.DataArray:  # (hour, [dayofyear
     np.add.at(sums, place[::-1], values)
     np.add.at(counts, place[::-1], 1)
     if weights is not None: sums, counts = _smooth(sums, weights), _smooth(counts, weights)
-    if (counts < 1e-9).any(): raise WeatherError(f"{da.name} has hours of the day without data in some season: use by='hour' or longer data.")
+    if (counts < 1e-9).any(): raise WeatherError(f"{da.name} lacks some hours of the day in some season: use by='hour' or longer data.")
     mean = xr.DataArray(sums / counts.reshape(counts.shape + (1,) * len(rest)), dims=("dayofyear", "hour", *rest), attrs=da.attrs)
     return (mean if weights is not None else mean[0]).astype("float32").transpose("hour", ...)
 

@@ -107,15 +107,19 @@ def grib_name(short: str, level_type: str, level: int) -> str | None:  # our nam
     if short in _at_surface and level == 0: return _at_surface[short] if level_type in _ground + _sea else None
     return None if known in COLUMNS else known
 
-# %% ../nbs/03a_read.ipynb #4487fe11
-_wmo_table2 = {1: "pres", 2: "msl", 6: "z", 11: "t", 17: "td", 33: "u", 34: "v", 39: "w", 51: "q", 52: "r", 61: "tp", 71: "tcc", 81: "lsm"}
+# %% ../nbs/03a_read.ipynb #02d82fb5
+_table_253 = {1: "pres", 6: "z", 11: "t", 17: "td", 33: "u", 34: "v", 39: "w", 51: "q", 61: "tp", 71: "tcc", 81: "lsm"}
 
-# %% ../nbs/03a_read.ipynb #0e2e80bf
+def _short_name(get) -> str:
+    "ecCodes' short name, or the field's name by its number where ecCodes does not know the table."
+    local = get("edition") == 1 and get("table2Version") == 253
+    return _table_253.get(get("indicatorOfParameter"), get("shortName")) if local else get("shortName")
+
+# %% ../nbs/03a_read.ipynb #fc985248
 def _facts(handle, ec) -> dict:
     "What a message says of itself."
     get = lambda key: ec.codes_get(handle, key)
-    short = get("shortName")
-    if short == "unknown" and get("edition") == 1: short = _wmo_table2.get(get("indicatorOfParameter"), short)
+    short = _short_name(get)
     end = pd.Timestamp(f"{get('validityDate'):08d}") + _clock(get("validityTime"))
     window = pd.Timedelta(get("endStep") - get("startStep"), _step_units.get(get("stepUnits"), "h")) if get("stepType") == "accum" else None
     return dict(name=grib_name(short, get("typeOfLevel"), get("level")), units=get("units"), end=end, grid=get("md5GridSection"),
@@ -179,22 +183,22 @@ def add_projection(
     facts = {k: v for k, v in crs.to_cf().items() if k != "crs_wkt" and v != "unknown"}
     return ds.assign_coords(x=("x", x.mean(0)), y=("y", y.mean(1))).assign(crs=((), 0, facts))
 
-# %% ../nbs/03a_read.ipynb #4a4fee04
+# %% ../nbs/03a_read.ipynb #a0fe39eb
 def read_grib(
     path: str | Path,
     wanted: set | None = None,  # our names, pressure levels included: {'2t', 'z500'}; None for all that are known
-) -> list:  # of Datasets, one field at one time each
-    "Read a GRIB file, edition 1 or 2. Raises `WeatherError` where it is corrupt, truncated, an ensemble, or holds nothing known."
+) -> list:  # of Datasets, one field at one time each; empty where none is known and wanted
+    "Read a GRIB file, edition 1 or 2. Raises `WeatherError` where it is corrupt, truncated or an ensemble."
     parts = [_part(*message) for message in _messages(path, wanted)]
     if len(members := {p.attrs["member"] for p in parts}) > 1:
         raise WeatherError(f"{path} holds {len(members)} ensemble members: split it (grib_copy -w number=0) and open one.")
-    if not parts: raise WeatherError(f"{path} holds no GRIB message of a field that is known and asked for: choose other variables.")
     return _runs(parts)
 
-# %% ../nbs/03a_read.ipynb #c49b8a13
+# %% ../nbs/03a_read.ipynb #520a698b
 def _part(facts, values, grid) -> xr.Dataset:
     name = facts["name"]
-    units = facts["units"] if facts["units"] not in ("unknown", "") else variable(name).units
+    si = "kg m-2" if name == "tp" else "J m-2" if facts["window"] is not None else variable(name).units
+    units = facts["units"] if facts["units"] not in ("unknown", "") else si
     attrs = dict(units=units, long_name=variable(name).long_name, **({"grid_relative": 1} if grid.attrs.get("grid_relative") else {}))
     dims = ("y", "x") if "x" in grid.dims else ("latitude", "longitude")
     if variable(name).kind == "static": return grid.assign({name: (dims, values, attrs)}).assign_attrs(member=facts["member"])

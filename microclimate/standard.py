@@ -283,7 +283,7 @@ def is_era5(ds: xr.Dataset) -> bool:
     text = " ".join(str(v) for v in ds.attrs.values()).lower()
     return _axis(ds, "lead_time") not in ds.dims and any(mark in text for mark in ("era5", "adaptor.mars", "european centre", "ecmwf"))
 
-# %% ../nbs/03b_standard.ipynb #d78a8887
+# %% ../nbs/03b_standard.ipynb #9ade3c7a
 def standardise(
     ds: xr.Dataset,  # lazy, as the source has it
     path,  # for messages
@@ -294,7 +294,8 @@ def standardise(
     "Rename, cut, load and convert. Raises `WeatherError` with the file and variable for anything that is not as it should be."
     era5, pieces = is_era5(ds), []
     for init, run in split_runs(ds, path):
-        run = _cut_box(_grid_of(run, path), box)
+        try: run = _cut_box(_grid_of(run, path), box)
+        except WeatherError as error: raise error if str(path) in str(error) else WeatherError(f"{path}: {error}") from error
         found = {n: da.assign_attrs(_habits(n, da, ds.attrs, era5)) for n, da in fields_of(run, path, wanted).items()}
         rows = _rows_in(run, found, span, init)
         if rows is not None: found = {n: da.isel(time=rows) if "time" in da.dims else da for n, da in found.items()}
