@@ -117,7 +117,7 @@ def has(ds: xr.Dataset, name: str) -> bool:
     "Can it be drawn?"
     return name in ds or (name == "wind" and {"10u", "10v"} <= set(ds.data_vars))
 
-# %% ../nbs/26a_maps.ipynb #c6e736f9
+# %% ../nbs/26a_maps.ipynb #238fbd1b
 @dataclass(frozen=True)
 class Look:
     "How a field is shown."
@@ -127,34 +127,34 @@ class Look:
     offset: float = 0.0
     levels: tuple = ()  # fixed steps in the units shown, each with its own colour; empty: chosen from the data
     low: float | None = None  # where the scale begins; None: chosen from the data
-    least: float = 0.0  # an error scale reaches at least so far: smaller ones are no news
+    least: float = 0.0  # a scale from `low` reaches at least so far, and one of errors a tenth: smaller ones are no news
     centred: bool = False  # zero in the middle
     bare: bool = False  # nothing is drawn below the first level
     part: tuple = (0.0, 1.0)  # of the colour map that is used
 
     def __call__(self, x): return x * self.factor + self.offset
 
-# %% ../nbs/26a_maps.ipynb #968a5e0b
+# %% ../nbs/26a_maps.ipynb #ed9d6148
 _celsius, _wind = Look("roma_r", "°C", offset=-273.15), Look("vik", "m s⁻¹", centred=True)
-_hpa, _percent = Look("batlow", "hPa", 0.01), tuple(range(0, 101, 10))
+_hpa, _percent = Look("batlow", "hPa", 0.01, part=(0.1, 1.0)), tuple(range(0, 101, 10))
 LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "2t": _celsius, "2d": _celsius, "t": _celsius, "10u": _wind, "10v": _wind, "u": _wind, "v": _wind, "msl": _hpa, "sp": _hpa,
-    "wind": Look("lajolla_r", "m s⁻¹", low=0, part=(0.0, 0.9)),
-    "tp": Look("navia_r", "mm h⁻¹", levels=(0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32), bare=True, part=(0.08, 0.95), least=1),
+    "wind": Look("lajolla_r", "m s⁻¹", low=0, least=10, part=(0.0, 0.75)),
+    "tp": Look("navia_r", "mm h⁻¹", levels=(0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32), bare=True, part=(0.08, 0.95), least=10),
     "rain": Look("navia_r", "mm", levels=(0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200), bare=True, part=(0.08, 0.95)),
-    "ssrd": Look("lajolla", "W m⁻²", low=0, part=(0.08, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.05, 1.0)),
-    "tcc": Look("oslo", "%", 100, levels=_percent, part=(0.38, 1.0)), "z": Look("batlow", "dam", 1 / 98.0665),
+    "ssrd": Look("lajolla", "W m⁻²", low=0, least=100, part=(0.25, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.2, 1.0)),
+    "tcc": Look("oslo", "%", 100, levels=_percent, part=(0.38, 1.0)), "z": Look("batlow", "dam", 1 / 98.0665, part=(0.1, 1.0)),
     "r": Look("lapaz_r", "%", levels=_percent), "2r": Look("lapaz_r", "%", levels=_percent), "w": Look("vik", "Pa s⁻¹", centred=True),
     "q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "2q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "z_sfc": Look("bamako", "m", 1 / 9.80665),
     "lsm": Look("lapaz", "%", 100, levels=_percent), "slt": Look("batlow", "class"),
 }
 
-# %% ../nbs/26a_maps.ipynb #245093bd
+# %% ../nbs/26a_maps.ipynb #3fb6338e
 def look(name: str, error: bool = False) -> Look:
     "How a field, or an error of it, is shown. Raises `WeatherError` for an unknown name."
     found = LOOKS.get(name) or LOOKS.get(name[0]) if name in LOOKS or variable(name) else None
     if not error: return found or Look("batlow", pretty(variable(name).units))
-    return Look("vik", found.units.replace("°C", "K"), found.factor, centred=True, least=found.least)
+    return Look("vik", found.units.replace("°C", "K"), found.factor, centred=True, least=found.least / 10)
 
 
 def pretty(units: str) -> str:
@@ -178,12 +178,12 @@ class Scale:
     norm: Normalize
     extend: str  # which ends of the colour bar are open
 
-# %% ../nbs/26a_maps.ipynb #af1bbfc6
+# %% ../nbs/26a_maps.ipynb #79f00c6d
 def _levels(look: Look, low: float, high: float, steps: int) -> np.ndarray:
     "Round numbers that cover the range."
     if look.levels: return np.array(look.levels[:max(4, np.searchsorted(look.levels, high) + 1)] if look.bare else look.levels, float)
     if look.centred: low, high = -max(-low, high, look.least), max(-low, high, look.least)
-    if look.low is not None: low = look.low
+    if look.low is not None: low, high = look.low, max(high, look.least)
     if high - low < 1e-6 * max(1, abs(high)): low, high = low - 1, high + 1
     levels = MaxNLocator(20 if look.centred else steps, steps=[1, 2, 5, 10]).tick_values(low, high)
     return levels[np.abs(levels) > 1e-9 * high] if look.centred else levels  # one pale step around zero

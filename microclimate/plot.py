@@ -138,7 +138,7 @@ def rain_sum(ds: xr.Dataset) -> xr.DataArray:  # (*grid) mm
     "Precipitation over all of the data: a rate times the length of its steps."
     return (field(ds, "tp").dropna("time", how="all") * step_hours(ds)).sum("time", skipna=False)
 
-# %% ../nbs/26_plot.ipynb #20f80c12
+# %% ../nbs/26_plot.ipynb #99935d4a
 def _week_maps(ds: xr.Dataset) -> list[tuple]:
     "What there is to draw: (title, field, look, label)."
     now, moving = state(ds), [n for n in ds.data_vars if "time" in ds[n].dims]
@@ -155,7 +155,7 @@ def _span(ds: xr.Dataset | xr.DataArray) -> str:
 
 def _signs(ds: xr.Dataset) -> list[str]:
     "What the lines and arrows on the chart mean."
-    return ["isobars in hPa"] * ("msl" in ds) + ["barbs 5 m s⁻¹"] * has(ds, "wind")
+    return ["isobars in hPa"] * ("msl" in ds) + ["full barb 5 m s⁻¹"] * has(ds, "wind")
 
 # %% ../nbs/26_plot.ipynb #5440e6d6
 STRIP = 1.0  # inches, the height of one curve under the maps
@@ -202,7 +202,7 @@ def time_axis(ax, first=None, last=None):
 def _short(time) -> str:
     return f"{time.day} {time:%b}" if time.hour == time.minute == 0 else f"{time:%H}" if time.minute == 0 else f"{time:%H:%M}"
 
-# %% ../nbs/26_plot.ipynb #07501638
+# %% ../nbs/26_plot.ipynb #ec238913
 @style()
 def week_overview(
     ds: xr.Dataset,  # a series: time and the grid
@@ -220,7 +220,8 @@ def week_overview(
         if ax is axes[0, 0]: ax.set_title(" · ".join(_signs(ds)), loc="right", fontsize=7, color="0.4")
         colour_bar(fig, [ax], scaled, label)
     _course(fig, ds, grid, strips)
-    span = f"{stamp(ds.time.values[0])} to {stamp(ds.time.values[-1])}"
+    credit = ds.attrs.get("attribution", "")
+    span = f"{stamp(ds.time.values[0])} to {stamp(ds.time.values[-1])}" + (f" · {credit}" if 0 < len(credit) < 75 else "")
     headline(fig, " ".join(["The weather", *(["over", grid.name] if grid.name else [])]), span, is_synthetic(ds))
     return fig
 
