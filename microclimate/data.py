@@ -192,10 +192,11 @@ def _at_start(ds, start, lead):
 
 _same = dict(coords="minimal", compat="override", join="override", combine_attrs="override")
 
-# %% ../nbs/03_data.ipynb #02db6d85
+# %% ../nbs/03_data.ipynb #9cc74726
 def columns(
     ds: xr.Dataset,  # flat fields: 't850', 't500', 'z500'
     names=None,  # column variables to build; None for all that share the largest set of levels
+    keep=CHANNELS,  # flat fields that stay beside their column
 ) -> xr.Dataset:  # with those on `level`, and of the flat fields only those of the table, or all of what is in no column
     "Put pressure levels together again."
     found = {}
@@ -204,21 +205,21 @@ def columns(
     if names is None:
         largest = max(found.values(), key=len, default=set())
         names = [n for n in COLUMNS if len(largest) > 1 and found.get(n, set()) >= largest]
-    if not (names := [n for n in names if n in found]): return ds
+    if not (names := [n for n in names if n in found and n not in ds]): return ds
     shared = sorted(set.intersection(*(found[n] for n in names)))
     if not shared: return ds
     level = [int(v) if v == int(v) else v for v in shared]
     flat = ds[f"{names[0]}{level[0]:g}"].dims[-2:]
     stack = lambda n: xr.concat([ds[f"{n}{v:g}"] for v in level], pd.Index(level, name="level"), **_same).transpose(..., "level", *flat)
     built = {n: stack(n) for n in names}
-    spare = [f"{n}{v:g}" for n in names for v in level if f"{n}{v:g}" not in CHANNELS]
+    spare = [f"{n}{v:g}" for n in names for v in level if f"{n}{v:g}" not in keep]
     return ds.drop_vars(spare).assign({n: da.drop_attrs().assign_attrs(units=variable(n).units) for n, da in built.items()})
 
-# %% ../nbs/03_data.ipynb #56149881
+# %% ../nbs/03_data.ipynb #d8b0cbfe
 def choose(ds: xr.Dataset, variables, source) -> xr.Dataset:
     "Derive, build columns, and keep what was asked for. Raises `WeatherError` naming what is missing."
     ds = derive(ds, CHANNELS if variables is None else variables)
-    ds = columns(ds, None if variables is None else [v for v in variables if v in COLUMNS])
+    ds = columns(ds) if variables is None else columns(ds, [v for v in variables if v in COLUMNS], keep=variables)
     if variables is None: return ds
     if missing := [v for v in variables if v not in ds]:
         has = [n for n in ds.data_vars if n != "crs"]
