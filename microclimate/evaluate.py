@@ -6,21 +6,19 @@
 __all__ = ['STATISTICS', 'METRICS', 'region_weights', 'flat', 'valid_index', 'check_pair', 'statistics', 'combine', 'Metric',
            'finish', 'score', 'with_skill', 'metric_units', 'to_table', 'compare']
 
-# %% ../nbs/25_evaluate.ipynb #ceb8c294
+# %% ../nbs/25_evaluate.ipynb #f90144d0
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-# %% ../nbs/25_evaluate.ipynb #ea77ca36
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/25_evaluate.ipynb #26333b4b
 from .core import COLUMNS, WeatherError, variable
 from .grid import Grid
 
-# %% ../nbs/25_evaluate.ipynb #751bc34f
+# %% ../nbs/25_evaluate.ipynb #c7e7722f
 def region_weights(
     grid: Grid,
     masks: dict,  # region name -> (h, w) bool, or None for the whole grid
@@ -36,7 +34,6 @@ def region_weights(
         if not row.sum() > 0: raise WeatherError(f"No cell is left to score in region '{name}': choose a larger region or a narrower edge.")
     return xr.DataArray([row / row.sum() for row in rows], dims=("region", "cell"), coords={"region": list(masks)})
 
-# %% ../nbs/25_evaluate.ipynb #c7cf7959
 def _mask(mask, grid: Grid, name: str) -> np.ndarray:
     "A mask as booleans on the grid."
     if mask is None: return np.ones(grid.shape, bool)
@@ -51,7 +48,7 @@ def flat(ds: xr.Dataset) -> xr.Dataset:  # without a `level` dimension
     fields = {f"{n}{int(p)}": ds[n].sel(level=p, drop=True) for n in names for p in ds.level.values}
     return ds.drop_vars([*names, "level"], errors="ignore").assign({n: f for n, f in fields.items() if n not in ds})
 
-# %% ../nbs/25_evaluate.ipynb #6e5796aa
+# %% ../nbs/25_evaluate.ipynb #7a654a0e
 def _check_times(forecast: xr.Dataset, truth: xr.Dataset):
     "Dimensions are there, times occur once, and at least one forecast state has its truth."
     for ds, what, dims in ((forecast, "forecast", ("init_time", "lead_time")), (truth, "truth", ("time",))):
@@ -61,7 +58,6 @@ def _check_times(forecast: xr.Dataset, truth: xr.Dataset):
 
 _hint = {"forecast": "a forecast needs both", "truth": "take one run of it, or its analyses, with one state for each time"}
 
-# %% ../nbs/25_evaluate.ipynb #4c6a6e95
 def _check_axis(values: np.ndarray, what: str, kind: str):
     "An axis of times ('M') or time spans ('m') that is neither empty nor holds one of them twice."
     if values.dtype.kind != kind:
@@ -178,14 +174,13 @@ def _states_at(
     if wanted[0] < 0: states = np.concatenate([np.full_like(states[:1], np.nan), states[1:]])
     return states, which.ravel()
 
-# %% ../nbs/25_evaluate.ipynb #02b8488f
+# %% ../nbs/25_evaluate.ipynb #93a21d68
 def _refuse_missing(name: str, forecast: np.ndarray, truth: np.ndarray):
     "Say how many NaNs each side holds. Raises `WeatherError` if there are any."
     for what, values in (("forecast", forecast), ("truth", truth)):
         bad = int((~np.isfinite(values)).sum())
         if bad: raise WeatherError(f"'{name}' has {bad} missing values in the {what}: pass missing=['{name}'] to leave them out knowingly.")
 
-# %% ../nbs/25_evaluate.ipynb #2aaff8b8
 def _of_block(forecast, states, which, weights, names, strip: int = 2**15) -> np.ndarray:
     "Sums of one block, (statistic, n, region), in strips of about `strip` numbers."
     rows = max(1, strip // weights.shape[1])
@@ -250,7 +245,7 @@ def combine(
 def _labels(part: xr.Dataset, what: str) -> list:
     return sorted(map(str, part.data_vars)) if what == "variables" else part[what].values.tolist()
 
-# %% ../nbs/25_evaluate.ipynb #68a6079c
+# %% ../nbs/25_evaluate.ipynb #45307c9f
 @dataclass(frozen=True)
 class Metric:
     "A score: which statistics it needs and the formula that finishes them."
@@ -259,7 +254,6 @@ class Metric:
     power: int = 1  # the score's units are the variable's to this power; 0 for a pure number
     each_init: bool = False  # finish each initial time by itself, and average the scores
 
-# %% ../nbs/25_evaluate.ipynb #78f33281
 METRICS: dict[str, Metric] = {
     "rmse": Metric(("squared_error",), np.sqrt),
     "mse": Metric(("squared_error",), lambda m: m, power=2),
@@ -268,7 +262,6 @@ METRICS: dict[str, Metric] = {
     "rmse_each_init": Metric(("squared_error",), np.sqrt, each_init=True),
 }
 
-# %% ../nbs/25_evaluate.ipynb #25602d4a
 def _finish(sums: xr.DataArray, metric: Metric) -> xr.DataArray:
     "One metric of one variable from its sums, averaged over initial times; NaN where nothing was compared."
     weight = sums.sel(statistic="weight", drop=True)
@@ -306,7 +299,7 @@ def score(
     needs = dict.fromkeys(need for name in metrics for need in _metric(name).needs)
     return finish(statistics(forecast, truth, list(needs), **options), metrics)
 
-# %% ../nbs/25_evaluate.ipynb #7aeff61c
+# %% ../nbs/25_evaluate.ipynb #2b16b45c
 def with_skill(
     scores: xr.Dataset,  # from `score`, with the metric 'rmse'
     **references: xr.Dataset,  # scores of `persistence`, `climatology`, … at the same leads
@@ -320,7 +313,6 @@ def with_skill(
         rows.append(skill)
     return xr.concat(rows, "metric", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override")
 
-# %% ../nbs/25_evaluate.ipynb #64f61d90
 def _check_reference(scores: xr.Dataset, other: xr.Dataset, name: str):
     "A reference must have been scored on the same variables, leads and regions, with an RMSE."
     if not all("rmse" in s.metric.values for s in (scores, other)):

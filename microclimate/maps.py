@@ -34,7 +34,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from .core import WeatherError, assets, variable
 from .grid import Grid, distance
 
-# %% ../nbs/26a_maps.ipynb #37b334b2
+# %% ../nbs/26a_maps.ipynb #2f551c2e
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white", "font.size": 8.5, "font.family": "DejaVu Sans",
     "axes.titlesize": 9, "axes.titlelocation": "left", "axes.titlepad": 5, "axes.labelsize": 8.5, "axes.labelcolor": "0.25",
@@ -44,17 +44,15 @@ STYLE = {
     "ytick.major.size": 3, "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.7, "lines.solid_capstyle": "round",
 }
 
-# %% ../nbs/26a_maps.ipynb #3835392b
 @contextmanager
 def style():
     "The look of all figures here, as a context or a decorator."
     with plt.style.context(["default", STYLE]): yield
 
-# %% ../nbs/26a_maps.ipynb #323f59dc
+# %% ../nbs/26a_maps.ipynb #5eff59d8
 HEAD = 0.62  # inches above the axes, for the title
 SYNTHETIC = "SYNTHETIC WEATHER"
 
-# %% ../nbs/26a_maps.ipynb #783a2254
 def headline(fig: Figure, title: str, subtitle: str = "", synthetic: bool = False):
     "Title and subtitle at the top left, the stamp at the top right."
     width, height = fig.get_size_inches()
@@ -168,7 +166,7 @@ def long_name(name: str) -> str:
     text = extra.get(name) or variable(name).long_name
     return text[0].upper() + text[1:]
 
-# %% ../nbs/26a_maps.ipynb #9c129220
+# %% ../nbs/26a_maps.ipynb #71b5ae00
 @dataclass(frozen=True)
 class Scale:
     "Colours, their steps, and the look they belong to."
@@ -178,7 +176,6 @@ class Scale:
     norm: Normalize
     extend: str  # which ends of the colour bar are open
 
-# %% ../nbs/26a_maps.ipynb #79f00c6d
 def _levels(look: Look, low: float, high: float, steps: int) -> np.ndarray:
     "Round numbers that cover the range."
     if look.levels: return np.array(look.levels[:max(4, np.searchsorted(look.levels, high) + 1)] if look.bare else look.levels, float)
@@ -266,7 +263,7 @@ def _own_projection(grid: Grid) -> ccrs.Projection:
     made.threshold = min(np.ptp(x), np.ptp(y)) / 100
     return made
 
-# %% ../nbs/26a_maps.ipynb #077a8778
+# %% ../nbs/26a_maps.ipynb #713a1723
 def corners(
     grid: Grid,
     proj: ccrs.Projection,
@@ -280,7 +277,6 @@ def _between(c: np.ndarray) -> np.ndarray:
     c = np.pad(c, 1, mode="reflect", reflect_type="odd")
     return (c[1:, 1:] + c[:-1, 1:] + c[1:, :-1] + c[:-1, :-1]) / 4
 
-# %% ../nbs/26a_maps.ipynb #8580109c
 def _xy(proj: ccrs.Projection, lon, lat, inverse: bool = False):
     "Degrees to the map's metres (or back), on the projection's own ellipsoid, as the grid was made."
     return pyproj.Proj(proj)(np.array(lon, float), np.array(lat, float), inverse=inverse)
@@ -325,14 +321,13 @@ def _name_lines(ax, x, y, which: int, values, letters: str):
         at = tuple(np.interp(value, along[order], c[order]) for c in (x, y))
         ax.annotate(_label(value, *letters), at, textcoords="offset points", fontsize=6.5, color="0.45", annotation_clip=False, **look)
 
-# %% ../nbs/26a_maps.ipynb #7962d4ef
+# %% ../nbs/26a_maps.ipynb #31209d24
 def _projected(lines: list[np.ndarray], proj: ccrs.Projection) -> list[np.ndarray]:
     "The same lines in the map's metres, in one go."
     if not lines: return []
     points = np.column_stack(_xy(proj, *np.concatenate(lines).T))
     return np.split(points, np.cumsum([len(line) for line in lines])[:-1])
 
-# %% ../nbs/26a_maps.ipynb #ca054af9
 def _draw_geography(ax, grid: Grid, coast: list, borders: list, left: bool, bottom: bool):
     "Frame, coast, borders and graticule of one map."
     x, y = _outline(grid, ax.projection)
@@ -345,7 +340,6 @@ def _draw_geography(ax, grid: Grid, coast: list, borders: list, left: bool, bott
     _graticule(ax, grid, left, bottom)
     ax.grid(False)
 
-# %% ../nbs/26a_maps.ipynb #4f342a7d
 def map_aspect(grid: Grid, proj: ccrs.Projection | None = None) -> float:
     "Width over height of the map of a grid."
     x, y = _outline(grid, proj or projection(grid))
@@ -378,14 +372,13 @@ def map_axes(
     plt.close(fig)
     return fig, axes
 
-# %% ../nbs/26a_maps.ipynb #ddfb776a
+# %% ../nbs/26a_maps.ipynb #28abf610
 def draw(ax, values: np.ndarray, grid: Grid, scale: Scale):
     "Cells in colour, under the coast; values (h, w) in SI units."
     x, y = corners(grid, ax.projection)
     shown = scale.look(np.asarray(values, "float64"))
     return Axes.pcolormesh(ax, x, y, shown, cmap=scale.colours, norm=scale.norm, rasterized=True, zorder=1)  # not cartopy's, which wraps
 
-# %% ../nbs/26a_maps.ipynb #50c39a91
 def colour_bar(
     fig: Figure,
     axes: Sequence,  # maps that it belongs to
@@ -422,13 +415,12 @@ def _ticks(scale: Scale, room: int) -> np.ndarray:
     if not scale.look.centred: return scale.levels[::every]
     return np.concatenate([scale.levels[scale.levels < 0][::-1][every - 1::every][::-1], scale.levels[scale.levels > 0][every - 1::every]])
 
-# %% ../nbs/26a_maps.ipynb #23ffe8cb
+# %% ../nbs/26a_maps.ipynb #7ba710a9
 def _halo(artist, width: float = 2.0):
     "A white edge, so that text and lines stand out on any colour."
     artist.set_path_effects([withStroke(linewidth=width, foreground="white")])
     return artist
 
-# %% ../nbs/26a_maps.ipynb #d9ed7d4d
 def draw_isobars(ax, now: xr.Dataset, grid: Grid):
     "Isobars every 1, 2, 4 or 5 hPa, and the letters L and H."
     x, y = _xy(ax.projection, grid.lon2d, grid.lat2d)

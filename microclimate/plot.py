@@ -63,7 +63,7 @@ def state_valid(
     if "lead_time" not in ds.dims: return state(ds, time)
     return state(ds, lead_hours=(time - ds.init_time.values[init]) / np.timedelta64(1, "h"), init=init)
 
-# %% ../nbs/26_plot.ipynb #f54b710d
+# %% ../nbs/26_plot.ipynb #9697d57a
 def truth_at(truth: xr.Dataset, forecast: xr.Dataset, init: int = 0) -> xr.Dataset:  # along lead_time, as far as the truth goes
     "The truth at a forecast's valid times. Raises `WeatherError` where it has none of them."
     valid = forecast.init_time.values[init] + forecast.lead_time.values
@@ -72,7 +72,6 @@ def truth_at(truth: xr.Dataset, forecast: xr.Dataset, init: int = 0) -> xr.Datas
     part = truth.sel(time=valid[known])
     return part.rename(time="lead_time").assign_coords(lead_time=forecast.lead_time.values[known])
 
-# %% ../nbs/26_plot.ipynb #1adee465
 def some_leads(ds: xr.Dataset, count: int = 4) -> list[float]:  # hours
     "The first lead and the last, and some between them."
     hours = ds.lead_time.values / np.timedelta64(1, "h")
@@ -105,14 +104,13 @@ def weather_panels(
     headline(fig, long_name(name), " · ".join(facts), is_synthetic(truth, forecast))
     return fig
 
-# %% ../nbs/26_plot.ipynb #97b02bd6
+# %% ../nbs/26_plot.ipynb #d3f3a42c
 def _panel_axes(grid: Grid, leads: int) -> tuple[Figure, np.ndarray, bool]:
     "Maps (3, leads) for truth, forecast and error; and whether they are stacked, with leads downwards."
     if map_aspect(grid) < 1.8: return *map_axes(grid, 3, leads, width=min(10.5, 2.9 * leads), tallest=2.9, left=0.72), False
     fig, axes = map_axes(grid, leads, 3, width=11, tallest=2.4, left=0.72, side=0.2, below=0.55)
     return fig, axes.T, True
 
-# %% ../nbs/26_plot.ipynb #951f1eb2
 def _label_panels(fig: Figure, axes: np.ndarray, wide: bool, forecast: xr.Dataset, leads: Sequence[float], start: np.datetime64):
     "Names of truth, forecast and error; leads with their valid times."
     kinds = "Truth", who(forecast).split(",")[0] or "Forecast", "Forecast − truth"
@@ -128,17 +126,16 @@ def _name_row(fig: Figure, ax, text: str):
     looks = dict(rotation=90, va="center", ha="center", fontsize=9, fontweight="bold", color="0.2")
     fig.text(0.15 / fig.get_figwidth(), (at.y0 + at.y1) / 2, text, **looks)
 
-# %% ../nbs/26_plot.ipynb #ded6cab4
+# %% ../nbs/26_plot.ipynb #bf75d820
 def step_hours(ds: xr.Dataset) -> float:
     "Hours between two states."
     return float(np.median(np.diff(ds.time.values)) / np.timedelta64(1, "h")) if ds.sizes.get("time", 1) > 1 else 1.0
 
-# %% ../nbs/26_plot.ipynb #fe14bf39
 def rain_sum(ds: xr.Dataset) -> xr.DataArray:  # (*grid) mm
     "Precipitation over all of the data: a rate times the length of its steps."
     return (field(ds, "tp").dropna("time", how="all") * step_hours(ds)).sum("time", skipna=False)
 
-# %% ../nbs/26_plot.ipynb #99935d4a
+# %% ../nbs/26_plot.ipynb #508f7791
 def _week_maps(ds: xr.Dataset) -> list[tuple]:
     "What there is to draw: (title, field, look, label)."
     now, moving = state(ds), [n for n in ds.data_vars if "time" in ds[n].dims]
@@ -157,7 +154,6 @@ def _signs(ds: xr.Dataset) -> list[str]:
     "What the lines and arrows on the chart mean."
     return ["isobars in hPa"] * ("msl" in ds) + ["full barb 5 m s⁻¹"] * has(ds, "wind")
 
-# %% ../nbs/26_plot.ipynb #5440e6d6
 STRIP = 1.0  # inches, the height of one curve under the maps
 
 def _week_axes(grid: Grid, maps: int, strips: int) -> tuple[Figure, np.ndarray]:
@@ -225,7 +221,7 @@ def week_overview(
     headline(fig, " ".join(["The weather", *(["over", grid.name] if grid.name else [])]), span, is_synthetic(ds))
     return fig
 
-# %% ../nbs/26_plot.ipynb #353c44ae
+# %% ../nbs/26_plot.ipynb #711b7396
 COLOURS = {"truth": "0.1", "persistence": "#e08a00", "climatology": "#009e73"}  # Okabe and Ito's, safe for colour-blind eyes
 OTHERS = ("#0072b2", "#b3400b", "#cc79a7", "#56b4e9", "#8a7a00", "#5d4a9c")  # for models, in the order of appearance
 
@@ -234,7 +230,6 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:  # name -> colour
     models = [n for n in dict.fromkeys(names) if n not in COLOURS]
     return {n: COLOURS.get(n) or OTHERS[models.index(n) % len(OTHERS)] for n in dict.fromkeys(names)}
 
-# %% ../nbs/26_plot.ipynb #55fb69a0
 def _curves(table: pd.DataFrame) -> dict[tuple[str, str], dict]:
     "(model, boundary) -> how its line is drawn; references without a boundary stay in the background."
     pairs = list(dict.fromkeys(zip(table["model"], table["boundary"].fillna(""))))
