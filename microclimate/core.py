@@ -13,8 +13,9 @@ import contextlib, difflib, hashlib, importlib.metadata, importlib.util, json, o
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #b5fbd7bd
+# %% ../nbs/00_core.ipynb #223e2657
 import numpy as np
+import pyproj  # noqa: F401 -- first of all: with eccodes before it, two copies of PROJ meet and Python crashes at exit
 import torch
 import xarray as xr
 

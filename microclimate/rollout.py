@@ -95,7 +95,7 @@ def _append(file, frame):
     for name in frame.data_vars:
         if name != "crs": file[name][:, row] = frame[name].values[:, 0]
 
-# %% ../nbs/20_rollout.ipynb #a966fb98
+# %% ../nbs/20_rollout.ipynb #6ae3d9c9
 def write_stream(
     frames: Iterator[xr.Dataset],  # pieces of one lead time each
     path,  # the NetCDF file to make
@@ -109,7 +109,7 @@ def write_stream(
                 if not file.dimensions: _create(file, frame)
                 _append(file, frame)
             file.setncatts(dict(Conventions="CF-1.11") | attrs)
-        with xr.open_dataset(part, decode_timedelta=True) as ds: digest = content_sha256(ds)
+        with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds: digest = content_sha256(ds)
         with netCDF4.Dataset(part, "a") as file:
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
 
@@ -153,11 +153,11 @@ def _labels(model, ds, boundary):
     keep = {k: ds.attrs[k] for k in ("source", "synthetic", "attribution", "region") if k in ds.attrs}
     return keep | dict(title=f"{model.name} forecast", model=model.name, boundary="source" if boundary else "none")
 
-# %% ../nbs/20_rollout.ipynb #0467756d
+# %% ../nbs/20_rollout.ipynb #f87d368c
 def forecast_to_file(model, ds, init_times, lead_hours, path, boundary=None, width=10, device="cpu", **facts) -> xr.Dataset:
     "The same, written step by step to a NetCDF file with provenance; returns it opened, not loaded."
     steps, labels = check_lead(model, lead_hours), _labels(model, ds, boundary)
     own = dict(model=model.name, device=str(device)) | {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
     frames = _frames(model, ds, init_times, steps, boundary, width, device)
     write_stream(frames, path, _provenance(**(own | facts)), labels)
-    return xr.open_dataset(path, decode_timedelta=True)
+    return xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
