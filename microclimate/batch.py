@@ -6,8 +6,8 @@
 __all__ = ['AUX', 'Metadata', 'Batch', 'channels_of', 'step_of', 'runs', 'series', 'Normalizer', 'possible', 'aux_width',
            'aux_fields']
 
-# %% ../nbs/04_batch.ipynb #e7c59cea
-from dataclasses import asdict, dataclass, field, replace
+# %% ../nbs/04_batch.ipynb #2efe3291
+from dataclasses import dataclass, replace
 
 # %% ../nbs/04_batch.ipynb #e0e871e3
 import numpy as np
@@ -197,17 +197,17 @@ def unnormalise(self: Normalizer, x: torch.Tensor) -> torch.Tensor:  # (…, c, 
     for i in _log_rows(self.channels): x[..., i, :, :] = torch.expm1(x[..., i, :, :])
     return x
 
-# %% ../nbs/04_batch.ipynb #3a68096f
+# %% ../nbs/04_batch.ipynb #4af6fce2
 @patch(as_prop=True)
 def residual(self: Normalizer) -> tuple:  # (c,)
-    "1 for channels that are predicted as an increment, 0 for those predicted whole."
-    return tuple(float(variable(name).kind == "state") for name in self.channels)
+    "Share of the newest state in the next one: 1, as every channel is predicted as an increment."
+    return (1.0,) * len(self.channels)
 
-# %% ../nbs/04_batch.ipynb #b254546e
+# %% ../nbs/04_batch.ipynb #0cbe8c15
 @patch(as_prop=True)
 def scale(self: Normalizer) -> tuple:  # (c,)
-    "Size of a network's output in normalised units."
-    return tuple(d if r else 1.0 for d, r in zip(self.delta_std, self.residual))
+    "Size of a network's output in normalised units: the change over one step."
+    return self.delta_std
 
 # %% ../nbs/04_batch.ipynb #073aaab2
 _limited = ("tp", "ssrd", "strd", "tcc", "r700", "2r", "2q")

@@ -268,11 +268,12 @@ def save_dataset(
     with atomic(path) as part: ds.to_netcdf(part, engine="netcdf4", encoding=encoding(ds))
     return Path(path)
 
-# %% ../nbs/00_core.ipynb #0718997b
+# %% ../nbs/00_core.ipynb #5b5c65f2
 def verify(path: str | Path) -> dict:  # the file's provenance
     "Check that a file carries full provenance and that its numbers are those that were written. Raises `WeatherError`."
     try: ds = xr.load_dataset(path, engine="netcdf4", decode_timedelta=True)
-    except (OSError, ValueError, RuntimeError) as error: raise WeatherError(f"{path} cannot be read as NetCDF ({error}): write it again.") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeatherError(f"{path} cannot be read as NetCDF ({error}): write it again.") from error
     if "provenance" not in ds.attrs: raise WeatherError(f"{path} carries no provenance: it was not written by this package.")
     facts = json.loads(ds.attrs["provenance"])
     missing = [key for key in _facts if key not in facts]

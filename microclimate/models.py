@@ -11,10 +11,9 @@ import json, shutil, uuid
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/17_models.ipynb #b9628515
+# %% ../nbs/17_models.ipynb #d87ccc64
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -102,11 +101,11 @@ def save_model(
     finally: shutil.rmtree(part, ignore_errors=True)
     return folder
 
-# %% ../nbs/17_models.ipynb #0ba9006a
+# %% ../nbs/17_models.ipynb #f8782e04
 def _config(model):
     "All that rebuilds a model, JSON-able."
-    return dict(name=model.name, family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer), grid=model.grid.to_dict(),
-                history=model.history, aux=model.aux)
+    return dict(name=model.name, family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer),
+                grid=model.grid.to_dict(), history=model.history, aux=model.aux)
 
 # %% ../nbs/17_models.ipynb #88b29815
 def _replace_folder(part, folder):
@@ -122,31 +121,32 @@ def shipped() -> dict:  # name: folder
     "Models that travel with the package."
     return {path.parent.name: path.parent for path in sorted((assets() / "models").glob("*/config.json"))}
 
-# %% ../nbs/17_models.ipynb #c9640232
+# %% ../nbs/17_models.ipynb #9b25518d
 def model_folder(name: str | Path) -> Path:
     "Where a model is, by the name of a shipped one or by its folder. Raises `WeatherError` where there is none."
     if str(name) in shipped(): return shipped()[str(name)]
     if (Path(name) / "config.json").is_file(): return Path(name)
     known = ", ".join(shipped()) or "none"
-    raise WeatherError(f"Unknown model '{name}': neither a shipped model ({known}) nor a folder with config.json, such as run_train makes.")
+    raise WeatherError(f"Unknown model '{name}': neither a shipped model ({known}) nor a folder that run_train made.")
 
-# %% ../nbs/17_models.ipynb #201a937c
+# %% ../nbs/17_models.ipynb #b3486897
 def read_config(folder: str | Path) -> dict:
     "A model folder's `config.json`. Raises `WeatherError` where it cannot be read."
     try: config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error: raise WeatherError(f"{folder}/config.json cannot be read ({error}): train the model again.") from error
+    except (OSError, ValueError) as error:
+        raise WeatherError(f"{folder}/config.json cannot be read ({error}): train the model again.") from error
     missing = {"name", "family", "net", "normalizer", "grid", "history", "aux", "weights_sha256"} - set(config)
     if missing: raise WeatherError(f"{folder}/config.json lacks {', '.join(sorted(missing))}: it is not a model of this package.")
     return config
 
-# %% ../nbs/17_models.ipynb #cd8312d9
+# %% ../nbs/17_models.ipynb #d72a1190
 def load_model(name: str | Path) -> Forecaster:  # in eval mode
     "Load a shipped model or a folder. Raises `WeatherError` for a missing, truncated or changed weights file."
     folder = model_folder(name)
     config, path = read_config(folder), folder / "weights.safetensors"
-    if not path.is_file(): raise WeatherError(f"{folder} has no weights.safetensors: copy the whole model folder, or train it again.")
+    if not path.is_file(): raise WeatherError(f"{folder} has no weights.safetensors: copy the whole folder, or train again.")
     if sha256(path) != config["weights_sha256"]:
-        raise WeatherError(f"{path} is not the file that was trained (its SHA-256 differs from config.json): copy it again, or train again.")
+        raise WeatherError(f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it again, or train again.")
     normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
     family = {make.__name__: make for make, _ in MODELS.values()}
     try:

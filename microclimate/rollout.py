@@ -95,12 +95,12 @@ def _append(file, frame):
     for name in frame.data_vars:
         if name != "crs": file[name][:, row] = frame[name].values[:, 0]
 
-# %% ../nbs/20_rollout.ipynb #6ae3d9c9
+# %% ../nbs/20_rollout.ipynb #841e2808
 def write_stream(
     frames: Iterator[xr.Dataset],  # pieces of one lead time each
     path,  # the NetCDF file to make
     facts: dict,  # provenance
-    attrs: dict = {},  # further global attributes
+    attrs: dict | None = None,  # further global attributes
 ):
     "Append every piece to a NetCDF file as it comes; the file appears when the last one is in."
     with atomic(path) as part:
@@ -108,7 +108,7 @@ def write_stream(
             for frame in frames:
                 if not file.dimensions: _create(file, frame)
                 _append(file, frame)
-            file.setncatts(dict(Conventions="CF-1.11") | attrs)
+            file.setncatts(dict(Conventions="CF-1.11") | (attrs or {}))
         with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds: digest = content_sha256(ds)
         with netCDF4.Dataset(part, "a") as file:
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))

@@ -1,6 +1,5 @@
 """A kill -9 in the middle of training, then the same command: the same final weights as an undisturbed run, bit for bit."""
 import os, signal, subprocess, sys, time
-from pathlib import Path
 
 import pandas as pd
 from safetensors.numpy import load_file
