@@ -63,18 +63,18 @@ def rollout(
         yield state
         batch = _advance(batch, state)
 
-# %% ../nbs/20_rollout.ipynb #aa4136ea
+# %% ../nbs/20_rollout.ipynb #f71cd902
 def _frame(state, init_time):
     "One state as a piece of a forecast: dims init_time, lead_time (one), and the grid's."
     ds = state.to_dataset()
-    lead = (state.metadata.time - init_time)[0]
-    ds = ds.rename(time="init_time").assign_coords(init_time=init_time).expand_dims(lead_time=[lead], axis=1)
-    return ds if "crs" not in ds else ds.assign(crs=ds["crs"].isel(lead_time=0, drop=True))
+    fields = ds.drop_vars("crs", errors="ignore").rename(time="init_time").assign_coords(init_time=init_time)
+    fields = fields.expand_dims(lead_time=[(state.metadata.time - init_time)[0]], axis=1)
+    return fields.assign({name: ds[name] for name in ds.data_vars if name == "crs"})
 
 # %% ../nbs/20_rollout.ipynb #2f2c3ae2
 _seconds = dict(init_time="seconds since 1970-01-01 00:00:00", lead_time="seconds")
 
-# %% ../nbs/20_rollout.ipynb #1f28a036
+# %% ../nbs/20_rollout.ipynb #ae55f185
 def _create(file, frame):
     "Dimensions, coordinates and empty variables of a forecast file, `lead_time` unlimited."
     for name, size in frame.sizes.items(): file.createDimension(name, None if name == "lead_time" else size)
@@ -83,6 +83,7 @@ def _create(file, frame):
         packed = dict(zlib=True, complevel=1, chunksizes=(1, *var.shape[1:])) if name in frame.data_vars and var.ndim > 2 else {}
         made = file.createVariable(name, kind, var.dims, **packed)
         made.setncatts(var.attrs | ({"units": _seconds[name]} if name in _seconds else {}))
+        if "y" in var.dims and name in frame.data_vars: made.setncatts(dict(coordinates="latitude longitude"))
         if name == "init_time": made.setncatts(dict(calendar="proleptic_gregorian"))
         if name != "lead_time" and name not in frame.data_vars or name == "crs":
             made[...] = var.values.astype("M8[s]").astype("i8") if name == "init_time" else var.values
