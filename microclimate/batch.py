@@ -234,12 +234,13 @@ def aux_width(names: tuple) -> int:
 def _circle(angle):
     return np.stack([np.sin(angle), np.cos(angle)], -3)
 
-# %% ../nbs/04_batch.ipynb #7c36611e
+# %% ../nbs/04_batch.ipynb #a5b143ea
 def _aux(name, metadata, static, step):
     "One auxiliary input, broadcastable to `(b, n, h, w)`."
     grid, time = metadata.grid, metadata.time
     if name in ("z_sfc", "lsm"):
-        if name not in static: raise WeatherError(f"The model uses '{name}', which the data lack: choose another source, or train without it in aux.")
+        if name not in static:
+            raise WeatherError(f"The model uses '{name}', which the data lack: choose another source, or train without it in aux.")
         return static[name].cpu().numpy()[None, None] / (9806.65 if name == "z_sfc" else 1.0)  # km, or fraction
     if name in ("lat", "lon"): return _circle(np.radians(getattr(grid, f"{name}2d")))[None]
     if name == "doy": return _circle(2 * np.pi * day_of_year(time)[:, None, None] / 365.25)
