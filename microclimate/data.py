@@ -152,8 +152,8 @@ def _missing_values(name, da, missing, source) -> str:
     first = f", first at {str(da['time'].values[da.isnull().any(rest).values.argmax()])[:16]} UTC" if "time" in da.dims else ""
     return f"{name} in {source} has {missing} missing values of {da.size}{first}: fill them, cut them away, or leave the variable out."
 
-# %% ../nbs/03_data.ipynb #c013b228
-def check_times(time: np.ndarray, source) -> dict:  # attributes: step_hours, gaps
+# %% ../nbs/03_data.ipynb #67baed15
+def check_times(time: np.ndarray, source, warn: bool = True) -> dict:  # attributes: step_hours, gaps
     "Raises `WeatherError` for duplicate or irregular times; warns of gaps."
     time = np.asarray(time, "M8[ns]")
     if len(time) < 2: return {}
@@ -167,7 +167,8 @@ def check_times(time: np.ndarray, source) -> dict:  # attributes: step_hours, ga
         raise WeatherError(f"The times of {source} are irregular: {apart[k] / hour:g} h after {at[k]} UTC, where the step is "
                            f"{step / hour:g} h; put them on one step.")
     gaps = [f"{at[k]} … {at[k + 1]}" for k in np.flatnonzero(apart > step)]
-    if gaps: warnings.warn(f"{source} has {len(gaps)} gap(s) in time, the first {gaps[0]} UTC: no window will cross them.", stacklevel=2)
+    if gaps and warn:
+        warnings.warn(f"{source} has {len(gaps)} gap(s) in time, the first {gaps[0]} UTC: no window will cross them.", stacklevel=2)
     return dict(step_hours=float(step / hour), **({"gaps": "; ".join(gaps)} if gaps else {}))
 
 # %% ../nbs/03_data.ipynb #27baf4d9
@@ -356,7 +357,7 @@ def hourly(first, last) -> np.ndarray:  # (n,) datetime64[ns]
     "Every hour from first to last, both included."
     return np.arange(first, last + np.timedelta64(1, "s"), np.timedelta64(1, "h")).astype("M8[ns]")
 
-# %% ../nbs/03_data.ipynb #4a305b92
+# %% ../nbs/03_data.ipynb #22ade8d8
 ERA5_CREDIT = "contains modified Copernicus Climate Change Service information"
 
 def open_weather(
@@ -370,14 +371,14 @@ def open_weather(
 ) -> xr.Dataset:  # the standard Dataset
     "Open any weather source as the same Dataset. Raises `WeatherError` for anything that cannot be trusted, with what to do about it."
     wanted, where, span = expand(variables), named_region(region), time_span(time)
-    name = str(source)
-    if name.partition(":")[0] == "nature": return _finish(_nature(source, variables, region, time, seed), source, strict)
+    name, picked = str(source), time is not None and not _is_pair(time)  # gaps between picked times are meant
+    if name.partition(":")[0] == "nature": return _finish(_nature(source, variables, region, time, seed), source, strict, picked)
     if name.partition(":")[0] == "era5": pieces = _era5(name, variables, _box(where or NORWAY), time, cache)
     else: pieces = _files(source, wanted, _box(where), span)
     runs = [(start, turn_winds(to_rates(ds, start))) for start, ds in join(pieces)]
     ds = choose(select_times(stack_runs(runs), time, source), variables, source)
     about = dict(source_sha256=None if name.startswith("era5") else _hash(source), region=getattr(where, "name", "")) | _credits(pieces)
-    return _finish(_upright(ds).assign_attrs(about), source, strict)
+    return _finish(_upright(ds).assign_attrs(about), source, strict, picked)
 
 def _box(where): return where.box if isinstance(where, Grid) else where
 
@@ -394,19 +395,20 @@ def _credits(pieces) -> dict:
     credit = ERA5_CREDIT if any(p.attrs.get("era5") for p in pieces) else first("attribution") or first("institution")
     return dict(title=first("title"), attribution=credit, synthetic=int(any(int(p.attrs.get("synthetic", 0)) for p in pieces)))
 
-# %% ../nbs/03_data.ipynb #368c25bb
-def _finish(ds, source, strict) -> xr.Dataset:
+# %% ../nbs/03_data.ipynb #9161a07a
+def _finish(ds, source, strict, picked) -> xr.Dataset:
     "Check, clip packing noise, and say where it came from."
     text = ", ".join(map(str, source)) if isinstance(source, (list, tuple)) else str(source)
-    attrs = {k: v for k, v in ds.attrs.items() if k not in ("path", "era5", "init_time", "institution")} | _try(strict, _times_of, ds, text)
+    attrs = {k: v for k, v in ds.attrs.items() if k not in ("path", "era5", "init_time", "institution")}
+    attrs |= _try(strict, _times_of, ds, text, not picked)
     _try(strict, check_values, ds, text)
     ds = _plain(ds).assign_attrs(attrs | dict(source=text))
     ds.attrs["source_sha256"] = ds.attrs.get("source_sha256") or content_sha256(ds)
     return ds.assign_attrs(synthetic=int(ds.attrs.get("synthetic", 0)), title=ds.attrs.get("title") or Path(text).name)
 
-def _times_of(ds, source) -> dict:
+def _times_of(ds, source, warn) -> dict:
     if "time" not in ds.dims and "lead_time" not in ds.dims: return {}
-    return check_times(ds["time"].values if "time" in ds.dims else ds["time"].values[0], source)
+    return check_times(ds["time"].values if "time" in ds.dims else ds["time"].values[0], source, warn)
 
 def _try(strict, check, *args):
     "Run a check; where it is not strict its complaint is only a warning."

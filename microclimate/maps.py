@@ -49,14 +49,14 @@ def style():
     "The look of all figures here, as a context or a decorator."
     with plt.style.context(["default", STYLE]): yield
 
-# %% ../nbs/26a_maps.ipynb #5eff59d8
+# %% ../nbs/26a_maps.ipynb #f24a31cd
 HEAD = 0.62  # inches above the axes, for the title
 SYNTHETIC = "SYNTHETIC WEATHER"
 
 def headline(fig: Figure, title: str, subtitle: str = "", synthetic: bool = False):
     "Title and subtitle at the top left, the stamp at the top right."
     width, height = fig.get_size_inches()
-    at = lambda x, y: dict(x=x / width, y=1 - y / height, va="top", in_layout=False)
+    at = lambda x, y: dict(x=x / width, y=1 - y / height, va="top")
     fig.text(s=title, **at(0.12, 0.1), fontsize=11.5, fontweight="bold", color="0.1")
     fig.text(s=subtitle, **at(0.12, 0.33), fontsize=8.5, color="0.35", gid="subtitle")
     if synthetic: fig.text(s=SYNTHETIC, **at(width - 0.12, 0.12), ha="right", fontsize=8, fontweight="bold", color="#b3400b")
