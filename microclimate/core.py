@@ -137,7 +137,7 @@ def shared_data() -> Path | None:  # None where there is none
     folder = Path(named) if named else project_root().parent / "shared" / "data"
     return folder if folder.is_dir() else None
 
-# %% ../nbs/00_core.ipynb #b0f6cde2
+# %% ../nbs/00_core.ipynb #03d4ed69
 @contextlib.contextmanager
 def atomic(path: str | Path):  # the file to make or replace
     "Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed, the old file untouched."
@@ -151,7 +151,7 @@ def atomic(path: str | Path):  # the file to make or replace
         raise WeatherError(f"Cannot write {path}: {error.strerror or error}; the earlier file, if any, is as it was.") from error
     except RuntimeError as error:  # how netCDF4 reports a full disk
         if not str(error).startswith("NetCDF"): raise
-        raise WeatherError(f"Cannot write {path}: {error}, most likely no space is left; the earlier file, if any, is as it was.") from error
+        raise WeatherError(f"Cannot write {path}: {error}, most likely no space is left; the earlier file is as it was.") from error
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #c1d736e8
