@@ -97,6 +97,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'microclimate.data._try': ('data.html#_try', 'microclimate/data.py'),
                                    'microclimate.data._upright': ('data.html#_upright', 'microclimate/data.py'),
                                    'microclimate.data._when': ('data.html#_when', 'microclimate/data.py'),
+                                   'microclimate.data._whole_year': ('data.html#_whole_year', 'microclimate/data.py'),
                                    'microclimate.data._within': ('data.html#_within', 'microclimate/data.py'),
                                    'microclimate.data.check_times': ('data.html#check_times', 'microclimate/data.py'),
                                    'microclimate.data.check_values': ('data.html#check_values', 'microclimate/data.py'),

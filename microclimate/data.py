@@ -455,7 +455,13 @@ def _when(time) -> tuple:  # hour of day (whole where it is whole), day of the y
     hour = index.hour + index.minute / 60
     return (hour.astype(int) if np.all(hour == hour.astype(int)) else hour).to_numpy(), index.dayofyear.to_numpy()
 
-# %% ../nbs/03_data.ipynb #df439dac
+# %% ../nbs/03_data.ipynb #7f8936a1
+def _whole_year(day, window_days) -> bool:
+    "Do the data cover the year, so that no day is further from the next than a quarter of the window? Spells of hours may."
+    days = np.unique(day)
+    return len(days) > 1 and np.diff(np.append(days, days[0] + 366)).max() <= max(1, window_days // 4)
+
+# %% ../nbs/03_data.ipynb #d75080a1
 def climatology(
     ds: xr.Dataset,  # a standard Dataset, or overlapping runs: the training period
     by: str = "auto",  # 'hour', 'dayofyear', or 'auto': with the day of the year from a year of data on
@@ -464,7 +470,7 @@ def climatology(
     "What is usual at this hour of this day. Raises `WeatherError` for less than a year where the day of the year is demanded."
     time = ds["time"].values.astype("M8[ns]").ravel()
     hour, day = _when(time)
-    year = len(np.unique(day)) >= 360
+    year = _whole_year(day, window_days)
     if by not in ("auto", "hour", "dayofyear"): raise WeatherError(f"A climatology is by 'auto', 'hour' or 'dayofyear', not '{by}'.")
     if by == "dayofyear" and not year: raise WeatherError("A climatology by day of the year needs a year of data: use by='auto' or 'hour'.")
     daily, hours_ = year and by != "hour", np.unique(hour)
