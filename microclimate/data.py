@@ -117,7 +117,7 @@ def _array(time) -> np.ndarray: return np.asarray(pd.DatetimeIndex(np.atleast_1d
 
 def _is_pair(time) -> bool: return isinstance(time, (tuple, list)) and len(time) == 2
 
-# %% ../nbs/03_data.ipynb #411c1f5b
+# %% ../nbs/03_data.ipynb #c6ae9046
 def select_times(ds: xr.Dataset, time, source) -> xr.Dataset:
     "Keep the times asked for. Raises `WeatherError` naming what the data cover where they do not cover it."
     if time is None or "time" not in ds.coords: return ds
@@ -126,7 +126,9 @@ def select_times(ds: xr.Dataset, time, source) -> xr.Dataset:
     covers = f"{source} covers {str(have.min())[:16]} … {str(have.max())[:16]} UTC: choose times inside."
     if span[0] <= have.min() - step or span[1] >= have.max() + step or not ((have >= span[0]) & (have <= span[1])).any():
         raise WeatherError(f"The time {str(span[0])[:16]} … {str(span[1])[:16]} lies outside the data; {covers}")
-    if "init_time" in ds.dims: return ds.sel(init_time=slice(*span))
+    if "init_time" in ds.dims:  # whole runs, all that have a valid time inside
+        valid = ds["time"].values
+        return ds.isel(init_time=((valid >= span[0]) & (valid <= span[1])).any(1))
     if _is_pair(time): return ds.sel(time=slice(*span))
     times = _array(time)
     if absent := [t for t in times if t not in have]: raise WeatherError(f"There is no field at {str(absent[0])[:16]} UTC; {covers}")
