@@ -50,7 +50,7 @@ def test_forecast_file(norway):
 
 
 def test_forecast_scores(norway):
-    table = pd.read_csv(norway / "scores.csv", keep_default_na=False)
+    table = pd.read_csv(norway / "scores.csv")
     assert list(table.columns[:7]) == COLUMNS
     assert set(table.model) == {"sfno-tiny", "persistence", "climatology"} and set(table.boundary) == {"none", "source"}
     rmse = table[(table.metric == "rmse") & (table.boundary == "none")]
