@@ -11,15 +11,16 @@ import json, shutil, uuid
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/17_models.ipynb #d87ccc64
+# %% ../nbs/17_models.ipynb #b9628515
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-# %% ../nbs/17_models.ipynb #8dfcbca5
-from .batch import Batch, Normalizer, aux_fields, aux_width, possible
+# %% ../nbs/17_models.ipynb #87c80883
+from .batch import Batch, Normalizer, aux_fields, aux_width, possible, sunlight
 from .core import WeatherError, assets, check_folder, sha256, write_json
 from .grid import Grid
 from .sfno import PRESETS, SFNO
@@ -27,7 +28,7 @@ from .sfno import PRESETS, SFNO
 # %% ../nbs/17_models.ipynb #4e9da11e
 MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in PRESETS.items()}
 
-# %% ../nbs/17_models.ipynb #b7b660b8
+# %% ../nbs/17_models.ipynb #58145a3d
 class Forecaster(nn.Module):
     "A network with its channels, normalisation and grid: takes a `Batch`, gives the next state as a `Batch`."
 
@@ -50,8 +51,9 @@ class Forecaster(nn.Module):
         if not self.grid.same(batch.metadata.grid): raise WeatherError(_other_grid(self, batch.metadata.grid))
         x = self.normalizer.normalise(batch.stack(self.channels)[:, -self.history:])
         y = self.net(x.flatten(1, 2), aux_fields(batch, self.aux, self.step_hours))
-        state = possible(self.normalizer.unnormalise(y), self.channels)
-        return batch.with_state(state[:, None], self.channels, batch.metadata.time + np.timedelta64(self.step_hours, "h"))
+        time = batch.metadata.time + np.timedelta64(self.step_hours, "h")
+        sun = torch.from_numpy(sunlight(self.grid, time, self.step_hours)).to(y) if "ssrd" in self.channels else None
+        return batch.with_state(possible(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
 
 # %% ../nbs/17_models.ipynb #22e992ff
 def _other_grid(model, grid):
