@@ -27,7 +27,7 @@ from .grid import Grid
 from .loader import Sample, WeatherData
 from .models import Forecaster
 
-# %% ../nbs/24_train.ipynb #da32d877
+# %% ../nbs/24_train.ipynb #88f77992
 @dataclass(frozen=True)
 class Recipe:
     "How to train. Raises `WeatherError` for values that make no sense."
@@ -37,6 +37,7 @@ class Recipe:
     warmup: float = 0.05  # part of all steps over which lr rises
     rollout: tuple = (1,)  # steps rolled out in training; (1, 2, 4) gives each a third of the epochs
     loss_scale: str = "delta"  # errors in units of the change over a step ('delta') or of the spread of states ('state')
+    weights: dict | None = None  # variable: weight in the loss; None for those of the variable table
     fade: float = 1.0  # step k of a rollout weighs k^-fade in the loss, for errors grow with k
     ema: float = 0.0  # decay of the running average of weights that is judged and kept; 0: none
     noise: float = 0.0  # standard deviation added to the inputs, in units of the change over a step
@@ -59,14 +60,15 @@ def _check_recipe(r):
     broken = [rule for rule, kept in rules.items() if not kept]
     if broken: raise WeatherError(f"The training recipe cannot be followed: {'; '.join(broken)}.")
 
-# %% ../nbs/24_train.ipynb #46e4b3c7
+# %% ../nbs/24_train.ipynb #6a9481d0
 def loss_weights(
     normalizer: Normalizer,
     grid: Grid,
     scale: str = "delta",  # or 'state'
+    own: dict | None = None,  # variable: weight, in place of the variable table's
 ) -> torch.Tensor:  # (c, h, w), mean 1
     "What an error costs, by channel and cell."
-    cost = np.array([variable(name).weight for name in normalizer.channels])
+    cost = np.array([(own or {}).get(name, variable(name).weight) for name in normalizer.channels])
     if scale == "delta": cost = cost / np.square(normalizer.scale)
     return torch.from_numpy((cost / cost.mean())[:, None, None] * grid.area_weights).float()
 
@@ -142,7 +144,7 @@ def _seed_step(seed, step, device):
     torch.default_generator.manual_seed(1_000_003 * seed + step)
     if device.type == "cuda": torch.cuda.manual_seed(1_000_003 * seed + step)
 
-# %% ../nbs/24_train.ipynb #2e908cd7
+# %% ../nbs/24_train.ipynb #9578ab57
 class TrainModule(L.LightningModule):
     "A forecaster in training."
 
@@ -150,7 +152,7 @@ class TrainModule(L.LightningModule):
         super().__init__()
         self.model, self.static_vars, self.recipe = model, static_vars, recipe
         self.average = copy.deepcopy(model.net).requires_grad_(False) if recipe.ema else None
-        self.register_buffer("weights", loss_weights(model.normalizer, model.grid, recipe.loss_scale), persistent=False)
+        self.register_buffer("weights", loss_weights(model.normalizer, model.grid, recipe.loss_scale, recipe.weights), persistent=False)
         self.register_buffer("area", torch.from_numpy(model.grid.area_weights).float(), persistent=False)
         self.register_buffer("scale", torch.tensor(model.normalizer.scale).float()[:, None, None], persistent=False)
 
