@@ -31,7 +31,7 @@ class Variable:
     long_name: str  # for titles and axes
     standard_name: str  # CF standard name; empty where CF has none
     units: str  # units in memory and on disk
-    kind: str  # 'state' (instantaneous), 'flux' (mean over the preceding step) or 'static'
+    kind: str  # 'state' (instantaneous), 'flux' (mean over the preceding step), 'static', or 'climate' (of a climatology)
     low: float  # smallest value that is physically possible
     high: float  # largest value that is physically possible
     weight: float = 1.0  # weight in the training loss
@@ -81,6 +81,8 @@ _table = [
              aliases=("relative_humidity", "relative_humidity_pl", "hur")),
     Variable("w", "vertical velocity", "lagrangian_tendency_of_air_pressure", "Pa s-1", "state", -50, 50, 1.0,
              aliases=("vertical_velocity", "lagrangian_tendency_of_air_pressure", "omega", "wap")),
+    Variable("tp_dry", "share of dry times", "", "1", "climate", 0, 1),
+    Variable("tp_heavy", "limit of heavy precipitation", "", "kg m-2 h-1", "climate", 0, 400),
 ]
 VARIABLES: dict[str, Variable] = {v.name: v for v in _table}
 
@@ -88,7 +90,7 @@ VARIABLES: dict[str, Variable] = {v.name: v for v in _table}
 CHANNELS = ("2t", "2d", "10u", "10v", "msl", "tp", "ssrd", "strd", "tcc", "z500", "t850", "r700", "w500")
 STATICS = ("z_sfc", "lsm", "slt")
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)  # hPa
-SURFACE = tuple(v.name for v in _table if v.kind != "static" and len(v.name) > 1)  # fields of one level
+SURFACE = tuple(v.name for v in _table if v.kind in ("state", "flux") and len(v.name) > 1)  # fields of one level
 COLUMNS = ("z", "t", "u", "v", "q", "r", "w")  # fields on pressure levels
 
 # %% ../nbs/00_core.ipynb #5ecb473a

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ERA5_CREDIT', 'join', 'expand', 'time_span', 'select_times', 'check_values', 'check_times', 'stack_runs', 'columns',
-           'choose', 'find', 'read', 'store_plan', 'hourly', 'open_weather', 'day_window', 'climatology',
-           'climatology_at']
+           'choose', 'find', 'read', 'store_plan', 'hourly', 'open_weather']
 
 # %% ../nbs/03_data.ipynb #58d159a4
 import glob as globbing, hashlib, re, warnings
@@ -436,83 +435,3 @@ def _within(name, da):
     about = dict(long_name=row.long_name, units=row.units) | ({"standard_name": row.standard_name} if row.standard_name else {})
     notes = {k: da.attrs[k] for k in ("derived_from",) if k in da.attrs}
     return inside.astype("float32").drop_attrs().assign_attrs(about | notes)
-
-# %% ../nbs/03_data.ipynb #4ac40b75
-def day_window(days: int) -> np.ndarray:  # (366,) weights around day 0, circular, sum 1
-    "Linearly decaying weights, zero at half the window's width."
-    away = np.minimum(np.arange(366), 366 - np.arange(366))
-    weights = np.clip(1 - away / max(days // 2, 1), 0, None) if days > 1 else (away == 0).astype(float)
-    return weights / weights.sum()
-
-def _smooth(x, weights):
-    "Circular convolution along the day of the year. (366, …)"
-    return np.fft.irfft(np.fft.rfft(x, axis=0) * _lead(np.fft.rfft(weights), x), n=366, axis=0)
-
-def _lead(a, like): return a.reshape(-1, *(1,) * (like.ndim - 1))
-
-# %% ../nbs/03_data.ipynb #be2d97d3
-def _when(time) -> tuple:  # hour of day (whole where it is whole), day of the year 1…366
-    "Clock and calendar of times."
-    index = pd.DatetimeIndex(np.ravel(np.asarray(time, "M8[ns]")))
-    hour = index.hour + index.minute / 60
-    return (hour.astype(int) if np.all(hour == hour.astype(int)) else hour).to_numpy(), index.dayofyear.to_numpy()
-
-# %% ../nbs/03_data.ipynb #7f8936a1
-def _whole_year(day, window_days) -> bool:
-    "Do the data cover the year, so that no day is further from the next than a quarter of the window? Spells of hours may."
-    days = np.unique(day)
-    return len(days) > 1 and np.diff(np.append(days, days[0] + 366)).max() <= max(1, window_days // 4)
-
-# %% ../nbs/03_data.ipynb #d75080a1
-def climatology(
-    ds: xr.Dataset,  # a standard Dataset, or overlapping runs: the training period
-    by: str = "auto",  # 'hour', 'dayofyear', or 'auto': with the day of the year from a year of data on
-    window_days: int = 61,  # full width of the triangular window
-) -> xr.Dataset:  # dims hour, and dayofyear where by day of the year
-    "What is usual at this hour of this day. Raises `WeatherError` for less than a year where the day of the year is demanded."
-    time = ds["time"].values.astype("M8[ns]").ravel()
-    hour, day = _when(time)
-    year = _whole_year(day, window_days)
-    if by not in ("auto", "hour", "dayofyear"): raise WeatherError(f"A climatology is by 'auto', 'hour' or 'dayofyear', not '{by}'.")
-    if by == "dayofyear" and not year: raise WeatherError("A climatology by day of the year needs a year of data: use by='auto' or 'hour'.")
-    daily, hours_ = year and by != "hour", np.unique(hour)
-    place, shape = (np.searchsorted(hours_, hour), (day - 1) * daily), (len(hours_), 366 if daily else 1)
-    means = {n: _mean_field(da, place, shape, day_window(window_days) if daily else None) for n, da in ds.data_vars.items() if _moves(da)}
-    axes = dict(hour=hours_) | (dict(dayofyear=np.arange(1, 367)) if daily else {})
-    still = {c: v for c, v in ds.coords.items() if not _moves(v) and c not in ("init_time", "lead_time")}
-    whole = xr.Dataset(means | ({"crs": ds["crs"]} if "crs" in ds else {}), coords=axes | still)
-    about = f"hour of day and day of year, triangular window of {window_days} days" if daily else "hour of day only" if year else \
-        f"hour of day only: the data hold {len(np.unique(day))} days of the year, less than a year"
-    return whole.assign_attrs(ds.attrs | dict(climatology=about, period=f"{str(time.min())[:16]} … {str(time.max())[:16]} UTC"))
-
-def _moves(da): return bool({"time", "lead_time"} & set(da.dims))
-
-# %% ../nbs/03_data.ipynb #9dc90e14
-def _mean_field(da, place, shape, weights) -> xr.DataArray:  # (hour, [dayofyear], …)
-    "Mean of a field over the times that fall on each hour (and day)."
-    ahead = [d for d in ("init_time", "lead_time", "time") if d in da.dims]
-    rest = [d for d in da.dims if d not in ahead]
-    values = da.transpose(*ahead, *rest).values.astype("f8").reshape(len(place[0]), *(da.sizes[d] for d in rest))
-    sums, counts = np.zeros((*shape[::-1], *values.shape[1:])), np.zeros(shape[::-1])  # (dayofyear, hour, …)
-    np.add.at(sums, place[::-1], values)
-    np.add.at(counts, place[::-1], 1)
-    if weights is not None: sums, counts = _smooth(sums, weights), _smooth(counts, weights)
-    if (counts < 1e-9).any(): raise WeatherError(f"{da.name} lacks some hours of the day in some season: use by='hour' or longer data.")
-    mean = xr.DataArray(sums / counts.reshape(counts.shape + (1,) * len(rest)), dims=("dayofyear", "hour", *rest), attrs=da.attrs)
-    return (mean if weights is not None else mean[0]).astype("float32").transpose("hour", ...)
-
-# %% ../nbs/03_data.ipynb #dae47d3a
-def climatology_at(
-    clim: xr.Dataset,  # from `climatology`
-    time,  # (n,) datetime64, or a DataArray of any shape
-) -> xr.Dataset:  # the usual fields along `time`, or along the DataArray's dims
-    "Look a climatology up. Raises `WeatherError` for an hour of the day that it does not have."
-    if not isinstance(time, xr.DataArray): time = xr.DataArray(np.atleast_1d(np.asarray(time, "M8[ns]")), dims="time")
-    hour, day = _when(time.values)
-    place = np.searchsorted(clim["hour"].values, hour).clip(max=clim.sizes["hour"] - 1)
-    if (bad := clim["hour"].values[place] != hour).any():
-        known = ", ".join(f"{h:g}" for h in clim["hour"].values)
-        raise WeatherError(f"The climatology has no hour {hour[bad][0]:g} UTC, only {known}: use data on its hours.")
-    as_dims = lambda a: xr.DataArray(a.reshape(time.shape), dims=time.dims)
-    at = clim.isel(hour=as_dims(place), **({"dayofyear": as_dims(day - 1)} if "dayofyear" in clim.dims else {}))
-    return at.drop_vars(["hour", "dayofyear"], errors="ignore").assign_coords(time=(time.dims, time.values.astype("M8[ns]")))
