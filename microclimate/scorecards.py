@@ -7,7 +7,7 @@ __all__ = ['TERRITORIES', 'PUBLISHED', 'PERFECT', 'BETTER', 'UNSURE', 'CELL', 'D
            'score_by_lead', 'lead_axis', 'scorecard', 'few_leads', 'edge_curves', 'lead_colours', 'lead_lines',
            'error_maps', 'markdown_scores']
 
-# %% ../nbs/26b_scorecards.ipynb #044366e6
+# %% ../nbs/26b_scorecards.ipynb #28c9e86a
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from .grid import Grid
 from microclimate.maps import (
     HEAD, Look, colour_bar, draw, field, headline, is_synthetic, long_name, look, map_aspect, map_axes, pretty, scale, style, who,
 )
-from .plot import COLOURS, LINE, _legend_shape, colours_of
+from .plot import COLOURS, colours_of, sheet
 
 # %% ../nbs/26b_scorecards.ipynb #2afb0495
 def title_of(name: str) -> str:
@@ -111,7 +111,7 @@ def _read_anchors(path: str | Path) -> pd.DataFrame:
     if lacking: raise WeatherError(f"The published scores {path} lack the column {', '.join(lacking)}: they have {', '.join(table)}.")
     return table
 
-# %% ../nbs/26b_scorecards.ipynb #9f602b3a
+# %% ../nbs/26b_scorecards.ipynb #763f1303
 @style()
 def score_by_lead(
     table: pd.DataFrame,  # of scores; with several regions the one called 'all' is drawn
@@ -124,7 +124,7 @@ def score_by_lead(
     rows = _one_region(_pick(table, metric, variables))
     names, curves, known = list(variables or rows["variable"].unique()), _curves(rows), _fitting(anchors, rows, metric)
     lines = [plt.Line2D([], [], **how) for (model, _), how in sorted(curves.items(), key=lambda item: item[0][0] in COLOURS)]
-    fig, axes = _sheet(len(names), [lines], **(dict(gap=1.05, foot=0.62) if len(known) else {}))
+    fig, axes = sheet(len(names), [lines], **(dict(gap=1.05, foot=0.62) if len(known) else {}))
     for ax, name in zip(axes, names):
         published = _draw_anchors(ax, known[known["variable"] == name])
         _score_panel(ax, rows[rows["variable"] == name], name, metric, curves)
@@ -133,37 +133,6 @@ def score_by_lead(
     if len(known): fig.text(0.12 / fig.get_figwidth(), 0.06 / fig.get_figheight(), _credit(known), fontsize=7, color="0.45")
     headline(fig, f"{metric_name(metric)} by lead time", _how_scored(rows), synthetic)
     return fig
-
-# %% ../nbs/26b_scorecards.ipynb #3e720f3d
-def _sheet(
-    count: int,  # panels
-    legends: Sequence[Sequence] = (),  # lines for the legend, in groups that begin a new row
-    panel: tuple = (2.0, 1.1),  # inches
-    gap: float = 0.6,  # inches between panels
-    foot: float = 0.45,  # inches under them
-    columns: int | None = None,  # default: as many as look well
-) -> tuple[Figure, np.ndarray]:  # the figure, and its panels (count,)
-    "Panels in rows, with room above for title and legend."
-    columns = columns or min(count, 3 if count in (5, 6, 9) else int(11 / (panel[0] + gap)))
-    rows, (w, h), between, left = -(-count // columns), panel, 0.62, 0.6
-    width = max(left + columns * (w + gap) - gap + max(0.35, gap - 0.25), 6.0)
-    head = HEAD + 0.25 + LINE * sum(_legend_shape([line.get_label() for line in group], width)[0] for group in legends)
-    height = head + rows * (h + between) - between + foot
-    fig = plt.figure(figsize=(width, height))
-    place = lambda i, j: ((left + j * (w + gap)) / width, (foot + (rows - 1 - i) * (h + between)) / height, w / width, h / height)
-    axes = [fig.add_axes(place(*divmod(k, columns))) for k in range(count)]
-    _legends(fig, legends)
-    plt.close(fig)
-    return fig, np.array(axes)
-
-def _legends(fig: Figure, groups: Sequence[Sequence]):
-    "Each group in as many rows as it needs, under the title."
-    (width, height), down = fig.get_size_inches(), 0.5
-    for group in groups:
-        rows, columns = _legend_shape([line.get_label() for line in group], width)
-        fig.legend(handles=group, loc="upper left", bbox_to_anchor=(0.02 / width, 1 - down / height), ncols=columns, handlelength=2.4,
-                   columnspacing=1.6)
-        down += LINE * rows
 
 # %% ../nbs/26b_scorecards.ipynb #ae14deeb
 def _curves(rows: pd.DataFrame) -> dict[tuple[str, str], dict]:
@@ -401,7 +370,7 @@ def _skill_bar(fig: Figure, norm: Normalize, rows: pd.DataFrame):
     for x, side, word in ((-0.04, "right", "worse"), (1.04, "left", "better")):
         cax.text(x, 0.5, word, transform=cax.transAxes, ha=side, va="center", color="0.35")
 
-# %% ../nbs/26b_scorecards.ipynb #647f1834
+# %% ../nbs/26b_scorecards.ipynb #0525e11a
 @style()
 def edge_curves(
     table: pd.DataFrame,  # of scores, with the regions 'edge 0', 'edge 1', …
@@ -416,7 +385,7 @@ def edge_curves(
     colours = lead_colours(hours)
     looks = {(*kind, h): dict(color=colours[h], linestyle=dash) for kind, dash in zip(kinds, DASHES) for h in hours}
     names = list(variables or rows["variable"].unique())
-    fig, axes = _sheet(len(names), [lead_lines(hours), _kind_lines(kinds)][:1 + (len(kinds) > 1)], (2.3, 1.4))
+    fig, axes = sheet(len(names), [lead_lines(hours), _kind_lines(kinds)][:1 + (len(kinds) > 1)], (2.3, 1.4))
     for ax, name in zip(axes, names): _edge_panel(ax, rows[rows["variable"] == name], name, looks)
     headline(fig, f"{metric_name(metric)} by distance to the edge", _how_scored(rows.assign(region="all")), synthetic)
     return fig
