@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['region_weights', 'land_sea', 'elevation_bands', 'edge_rings', 'flat', 'check_axis', 'units_of', 'valid_index',
-           'check_pair', 'check_climatology', 'Pair', 'blocks', 'Block', 'stream', 'Metric', 'split_name']
+           'as_slice', 'check_pair', 'check_climatology', 'Pair', 'blocks', 'Block', 'stream', 'Metric', 'split_name']
 
 # %% ../nbs/25a_pairs.ipynb #76ff9ed5
 import re
@@ -152,7 +152,13 @@ def valid_index(
                            f"{_stamp(truth.time.values.max())}) have no valid time in common: open a truth that covers the forecast.")
     return xr.DataArray(at, dims=("init_time", "lead_time"))
 
-# %% ../nbs/25a_pairs.ipynb #2c9c2d20
+# %% ../nbs/25a_pairs.ipynb #33b72d53
+def as_slice(index: np.ndarray) -> np.ndarray | slice:
+    "Ascending positions as a slice where they are evenly spaced: views and files are read much faster so."
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    return slice(int(index[0]), int(index[-1]) + 1, step) if len(index) and (np.diff(index) == step).all() else index
+
+# %% ../nbs/25a_pairs.ipynb #88c9ac33
 def check_pair(
     forecast: xr.Dataset,  # init_time, lead_time, perhaps number, and the grid
     truth: xr.Dataset,  # time and the grid
@@ -162,7 +168,7 @@ def check_pair(
     _check_times(forecast, truth)
     forecast, truth = flat(forecast), flat(truth)
     names, grid = _check_variables(forecast, truth, variables), _check_grids(forecast, truth, "truth")
-    forecast = forecast[names].isel(lead_time=forecast.lead_time.values > np.timedelta64(0))
+    forecast = forecast[names].isel(lead_time=as_slice(np.flatnonzero(forecast.lead_time.values > np.timedelta64(0))))
     if not forecast.lead_time.size: raise WeatherError("The forecast holds only its initial state: nothing has been forecast.")
     valid_index(forecast, truth)
     order = ("number", "init_time", "lead_time", *grid.dims) if "number" in forecast.dims else ("init_time", "lead_time", *grid.dims)
@@ -184,7 +190,7 @@ def check_climatology(
     place(climatology, forecast.init_time.values[:, None] + forecast.lead_time.values)
     return climatology.transpose("hour", ..., *grid.dims)
 
-# %% ../nbs/25a_pairs.ipynb #54caa96d
+# %% ../nbs/25a_pairs.ipynb #3218d033
 class Pair:
     "Forecast states beside their truth. Raises `WeatherError` where a score asks for a climatology or for members that are not there."
     def __init__(
@@ -194,8 +200,10 @@ class Pair:
         which: np.ndarray,  # (n,) the true state of each forecast
         grid: Grid,
         climate: dict | None = None,  # 'mean', and perhaps 'dry' and 'heavy' -> (s, cell) climatology at the distinct times
+        whole: bool = False,  # known to be without a missing value
     ):
-        self.raw, self.states, self.which, self.grid, self.climate = forecast, states, which, grid, climate or {}
+        self.raw, self.states, self.which, self.grid, self.climate, self.whole = forecast, states, which, grid, dict(climate or {}), whole
+        if "mean" in self.climate and "anomaly" not in self.climate: self.climate["anomaly"] = states - self.climate["mean"]
 
     def __len__(self): return len(self.which)
 
@@ -212,21 +220,25 @@ class Pair:
     def error(self): return self.forecast - self.truth
 
     @cached_property
-    def forecast_anomaly(self): return self.forecast - self.usual()
+    def truth_anomaly(self): return self.usual("anomaly")
 
     @cached_property
-    def truth_anomaly(self): return self.truth - self.usual()
+    def forecast_anomaly(self): return self.error + self.truth_anomaly  # exactly 0 where the forecast is the climatology
 
     def usual(self, key: str = "mean") -> np.ndarray:  # (n, cell) climatology
-        if key not in self.climate: raise WeatherError(_without[key])
+        if key not in self.climate: raise WeatherError(_without.get(key, _without["mean"]))
         return self.climate[key][self.which]
 
-    def strips(self, numbers: int = 2**15) -> "Iterator[tuple[slice, Pair]]":
+    def strips(self, numbers: int = 2**16) -> "Iterator[tuple[slice, Pair]]":
         "The same pair in pieces of about `numbers` numbers, small enough for the processor's cache."
         rows = max(1, numbers // self.raw.shape[-1])
         for i in range(0, len(self), rows):
             part = slice(i, i + rows)
-            yield part, Pair(self.raw[..., part, :], self.states, self.which[part], self.grid, self.climate)
+            yield part, Pair(self.raw[..., part, :], self.states, self.which[part], self.grid, self.climate, self.whole)
+
+    def of_truth(self) -> "Pair":  # (s, cell)
+        "The distinct true states, each once, for what depends on nothing else."
+        return Pair(self.states, self.states, np.arange(len(self.states)), self.grid, self.climate, self.whole)
 
 _without = {
     "mean": "This score needs a climatology, and is not faked by removing each field's own mean: pass climatology=… made by `climatology`.",
@@ -259,13 +271,16 @@ def blocks(
     for i in inits:
         for j in leads: yield i, j
 
-# %% ../nbs/25a_pairs.ipynb #a3823a8b
-def _refuse_missing(name: str, forecast: np.ndarray, truth: np.ndarray):
-    "Say how many NaNs each side holds. Raises `WeatherError` if there are any."
-    for what, values in (("forecast", forecast), ("truth", truth)):
-        if np.isfinite(values.sum(dtype="float64")): continue  # a NaN anywhere makes the sum a NaN
+# %% ../nbs/25a_pairs.ipynb #4d3fa058
+def _has_gaps(name: str, forecast: np.ndarray, truth: np.ndarray, allowed: bool) -> bool:
+    "Is a value missing on either side? Raises `WeatherError` with how many, unless that is allowed."
+    sides = {"forecast": forecast, "truth": truth}
+    gaps = {what: values for what, values in sides.items() if not np.isfinite(values.sum())}  # one NaN makes the sum a NaN
+    for what, values in gaps.items():
+        if allowed: break
         bad = int((~np.isfinite(values)).sum())
         raise WeatherError(f"'{name}' has {bad} missing values in the {what}: pass missing=['{name}'] to leave them out knowingly.")
+    return bool(gaps)
 
 # %% ../nbs/25a_pairs.ipynb #769519c0
 @dataclass(frozen=True)
@@ -281,12 +296,13 @@ class Block:
     def shape(self) -> tuple[int, int]:  # initial times, leads
         return self.inits.stop - self.inits.start, self.leads.stop - self.leads.start
 
-# %% ../nbs/25a_pairs.ipynb #05e3398b
+# %% ../nbs/25a_pairs.ipynb #f4f79add
 def _states(field: xr.DataArray, at: np.ndarray) -> np.ndarray:  # (s, cell) float64; NaN where `at` is -1
-    "The states at these positions in time."
-    states = field.isel(time=np.maximum(at, 0)).values.reshape(len(at), -1).astype("float64")
-    states[at < 0] = np.nan
-    return states
+    "The states at these ascending positions in time."
+    known = at[at >= 0]
+    values = field.isel(time=as_slice(known)).values.reshape(len(known), -1).astype("float64")
+    if len(known) == len(at): return values
+    return np.concatenate([np.full_like(values, np.nan, shape=(len(at) - len(known), values.shape[1])), values])  # -1 sorts first
 
 # %% ../nbs/25a_pairs.ipynb #8b69c853
 def _climate(climatology: xr.Dataset | None, name: str, time: np.ndarray) -> dict:  # 'mean', 'dry', 'heavy' -> (s, cell) float64
@@ -297,7 +313,7 @@ def _climate(climatology: xr.Dataset | None, name: str, time: np.ndarray) -> dic
     read = lambda n: climatology[n].isel(**at).transpose("time", ...).values.reshape(len(time), -1).astype("float64")
     return {key: read(n) for key, n in fields.items() if n in climatology}
 
-# %% ../nbs/25a_pairs.ipynb #090cb87d
+# %% ../nbs/25a_pairs.ipynb #6be3abdc
 def stream(
     forecast: xr.Dataset,  # init_time, lead_time, perhaps number, and the grid
     truth: xr.Dataset,  # time and the grid
@@ -315,8 +331,9 @@ def stream(
             raw = forecast[name].isel(init_time=i, lead_time=j).values
             raw = raw.reshape(*raw.shape[:-4], which.size, -1)
             states, known = _states(truth[name], wanted), at[i, j].ravel() >= 0
-            if name not in missing: _refuse_missing(name, raw if known.all() else raw[..., known, :], states[wanted >= 0])
-            pair = Pair(raw, states, which.ravel(), grid, _climate(climatology, name, time[np.maximum(wanted, 0)]))
+            gaps = _has_gaps(name, raw if known.all() else raw[..., known, :], states[wanted >= 0], name in missing)
+            usual = _climate(climatology, name, time[np.maximum(wanted, 0)])
+            pair = Pair(raw, states, which.ravel(), grid, usual, whole=not gaps and known.all())
             yield Block(name, slice(i.start, i.start + at[i, j].shape[0]), slice(j.start, j.start + at[i, j].shape[1]), pair, known)
 
 # %% ../nbs/25a_pairs.ipynb #35aac527
