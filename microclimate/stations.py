@@ -399,7 +399,7 @@ def _which(ds: xr.Dataset, path) -> str:
         raise WeatherError(f"{path} does not say which variable it holds, but '{_list(said)}': pass name='2t' or another.")
     return found
 
-# %% ../nbs/27_stations.ipynb #cedeca73
+# %% ../nbs/27_stations.ipynb #648ffc51
 def _axes_of(ds: xr.Dataset, path) -> tuple:  # starts, leads, stations
     "The axes of a verif file in our types; times without units are seconds since 1970."
     times = ds["time"].assign_attrs(units=ds["time"].attrs.get("units", "seconds since 1970-01-01"))
@@ -408,9 +408,9 @@ def _axes_of(ds: xr.Dataset, path) -> tuple:  # starts, leads, stations
     count = ds.sizes["location"]
     ids = ds["location"].values if "location" in ds.coords else np.arange(count)
     names = ds["station_name"].values.astype(str) if "station_name" in ds else ids.astype(str)
-    height = ds["altitude"].values if "altitude" in ds.variables else np.full(count, np.nan)
     # single precision on disk: 59.94 must not come back as 59.93999863
-    lat, lon = (np.float64([str(v) for v in ds[c].values]) for c in ("lat", "lon"))
+    lat, lon, height = (np.float64([str(v) for v in ds[c].values]) if c in ds.variables else np.full(count, np.nan)
+                        for c in ("lat", "lon", "altitude"))
     return starts, leads, _places(ids, lat, lon, height, names.astype(object))
 
 def _one_series(
