@@ -58,25 +58,25 @@ def expected_squared_error(pair: Pair) -> np.ndarray:  # (n, cell), units square
     "What the squared error of the members' mean would be, were the truth one more member."
     return ensemble_variance(pair) * (1 + 1 / len(pair.members))
 
-# %% ../nbs/25c_ensembles.ipynb #5d710557
+# %% ../nbs/25c_ensembles.ipynb #57e3a96b
 ENSEMBLE_STATISTICS |= {"ensemble_variance": ensemble_variance, "expected_squared_error": expected_squared_error}
 ENSEMBLE_METRICS |= {
     "spread": Metric(("ensemble_variance",), np.sqrt),
-    "spread_skill": Metric(("expected_squared_error", "squared_error"), lambda spread, error: np.sqrt(spread / error.where(error > 0)),
-                           power=0),
+    "spread_skill": Metric(("expected_squared_error", "squared_error"), lambda spread, error: np.sqrt(spread / error.where(error > 0)), 0,
+                           undefined="the members' mean makes no error"),
 }
 
-# %% ../nbs/25c_ensembles.ipynb #10c094c8
+# %% ../nbs/25c_ensembles.ipynb #fe16ebbe
 def _rank(pair: Pair) -> tuple[np.ndarray, np.ndarray]:  # (n, cell) members below the truth, and members equal to it
     members = members_of(pair)
     return (members < pair.truth).sum(0), (members == pair.truth).sum(0)
 
-def rank(pair: Pair, which: float) -> np.ndarray:  # (n, cell) 0 … 1
+def rank(pair: Pair, number: float) -> np.ndarray:  # (n, cell) 0 … 1
     "How much of the truth has this rank, 1 … m + 1 (Hamill 2001). Raises `WeatherError` for a rank there is not."
     (below, equal), last = _rank(pair), len(pair.members) + 1
-    if not (which == int(which) and 1 <= which <= last):
-        raise WeatherError(f"There is no rank {which:g} among {last - 1} members: use rank=1 to rank={last}.")
-    return np.where((below < which) & (which <= below + equal + 1), 1 / (equal + 1), 0.0)
+    if not (number == int(number) and 1 <= number <= last):
+        raise WeatherError(f"There is no rank {number:g} among {last - 1} members: use rank=1 to rank={last}.")
+    return np.where((below < number) & (number <= below + equal + 1), 1 / (equal + 1), 0.0)
 
 # %% ../nbs/25c_ensembles.ipynb #b3b9b412
 ENSEMBLE_STATISTICS["rank"] = rank

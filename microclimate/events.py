@@ -25,7 +25,7 @@ def at_least(
     "Is the event there? Equality counts, also for values that were kept in 32 bits."
     return values >= min(float(threshold), float(np.float32(threshold)))
 
-# %% ../nbs/25b_events.ipynb #49e62868
+# %% ../nbs/25b_events.ipynb #f3b745c2
 def hits(pair: Pair, threshold: float) -> np.ndarray:  # (n, cell) 1 or 0
     "Forecast, and it came."
     return (at_least(pair.forecast, threshold) & at_least(pair.truth, threshold)).astype(float)
@@ -42,17 +42,15 @@ def correct_negatives(pair: Pair, threshold: float) -> np.ndarray:  # (n, cell) 
     "Not forecast, and it did not come."
     return (~at_least(pair.forecast, threshold) & ~at_least(pair.truth, threshold)).astype(float)
 
-# %% ../nbs/25b_events.ipynb #ce677052
 EVENT_STATISTICS: dict[str, Callable] = {  # name -> function of a Pair and the numbers in the name, (n, cell)
     "hits": hits, "misses": misses, "false_alarms": false_alarms, "correct_negatives": correct_negatives,
 }
 
-# %% ../nbs/25b_events.ipynb #538116fa
+# %% ../nbs/25b_events.ipynb #1b856fac
 def _ratio(a, b):
     "a / b, NaN where b is nothing but rounding."
     with np.errstate(divide="ignore", invalid="ignore"): return xr.where(abs(b) > 1e-12, a / b, np.nan)
 
-# %% ../nbs/25b_events.ipynb #3f720e37
 def _ets(a, b, c, d):
     "Hits beyond those by chance, over all that were forecast or came."
     chance = (a + b) * (a + c) / (a + b + c + d)
@@ -63,14 +61,16 @@ def _hss(a, b, c, d):
     return _ratio(2 * (a * d - b * c), (a + b) * (b + d) + (a + c) * (c + d))
 
 _TABLE = ("hits", "misses", "false_alarms", "correct_negatives")
-EVENT_METRICS: dict[str, Metric] = {  # Wilks, Statistical Methods in the Atmospheric Sciences, chapter 9
-    "csi": Metric(_TABLE[:3], lambda a, b, c: _ratio(a, a + b + c), power=0),  # critical success index, threat score
-    "ets": Metric(_TABLE, _ets, power=0),  # equitable threat score, Gilbert
-    "pod": Metric(_TABLE[:2], lambda a, b: _ratio(a, a + b), power=0),  # probability of detection
-    "far": Metric(("hits", "false_alarms"), lambda a, c: _ratio(c, a + c), power=0),  # false alarm ratio
-    "frequency_bias": Metric(_TABLE[:3], lambda a, b, c: _ratio(a + c, a + b), power=0),
-    "pss": Metric(_TABLE, lambda a, b, c, d: _ratio(a, a + b) - _ratio(c, c + d), power=0),  # Peirce, Hanssen–Kuipers
-    "hss": Metric(_TABLE, _hss, power=0),  # Heidke
+_NEVER, _SAME = "the event was neither forecast nor observed", "the event was neither forecast nor observed, or always both"
+EVENT_METRICS: dict[str, Metric] = {  # Wilks, Statistical Methods in the Atmospheric Sciences
+    "csi": Metric(_TABLE[:3], lambda a, b, c: _ratio(a, a + b + c), 0, undefined=_NEVER),  # critical success index, threat score
+    "ets": Metric(_TABLE, _ets, 0, undefined=_SAME),  # equitable threat score, Gilbert
+    "pod": Metric(_TABLE[:2], lambda a, b: _ratio(a, a + b), 0, undefined="the event was never observed"),  # probability of detection
+    "far": Metric(("hits", "false_alarms"), lambda a, c: _ratio(c, a + c), 0, undefined="the event was never forecast"),  # its ratio
+    "frequency_bias": Metric(_TABLE[:3], lambda a, b, c: _ratio(a + c, a + b), 0, undefined="the event was never observed"),
+    "pss": Metric(_TABLE, lambda a, b, c, d: _ratio(a, a + b) - _ratio(c, c + d), 0,  # Peirce, Hanssen–Kuipers
+                  undefined="the event was never, or always, observed"),
+    "hss": Metric(_TABLE, _hss, 0, undefined=_SAME),  # Heidke
 }
 
 # %% ../nbs/25b_events.ipynb #54e97397
@@ -96,7 +96,7 @@ def _window_sums(
     (r, c), (h, w) = sides, fields.shape[1:]
     return total[:, r:, c:] - total[:, :h + 1 - r, c:] - total[:, r:, :w + 1 - c] + total[:, :h + 1 - r, :w + 1 - c]
 
-# %% ../nbs/25b_events.ipynb #e39f9bef
+# %% ../nbs/25b_events.ipynb #cb10db58
 def _fractions(
     pair: Pair,
     threshold: float,  # in the variable's units
@@ -119,18 +119,16 @@ def fss_reference(pair: Pair, threshold: float, scale: float) -> np.ndarray:  # 
     f, o, on_grid = _fractions(pair, threshold, scale)
     return on_grid(f * f + o * o)
 
-# %% ../nbs/25b_events.ipynb #1137a6ec
 EVENT_STATISTICS |= {"fss_error": fss_error, "fss_reference": fss_reference}
-EVENT_METRICS["fss"] = Metric(("fss_error", "fss_reference"), lambda error, reference: 1 - _ratio(error, reference), power=0)
+EVENT_METRICS["fss"] = Metric(("fss_error", "fss_reference"), lambda error, reference: 1 - _ratio(error, reference), 0, undefined=_NEVER)
 
-# %% ../nbs/25b_events.ipynb #1ce2ab5b
+# %% ../nbs/25b_events.ipynb #a281b51d
 SEEPS_DRY = 0.25  # kg m-2 h-1: the 0.25 mm of WeatherBench 2 in a step of one hour
 
 def _seeps_counted(p1: np.ndarray) -> np.ndarray:  # bool
     "Neither nearly always dry nor nearly always wet, as Rodwell et al. (2010) leave such places out."
     return (p1 >= 0.1) & (p1 <= 0.85)
 
-# %% ../nbs/25b_events.ipynb #875dbfcd
 def seeps_error(
     pair: Pair,  # with a climatology that holds 'dry' and 'heavy'
     dry: float = SEEPS_DRY,  # kg m-2 h-1, the limit below which the climatology counted a time as dry
@@ -150,11 +148,10 @@ def seeps_counted(pair: Pair, dry: float = SEEPS_DRY) -> np.ndarray:  # (n, cell
     "Does the place count, at this time of the year?"
     return _seeps_counted(pair.usual("dry")).astype(float)
 
-# %% ../nbs/25b_events.ipynb #d93df127
 EVENT_STATISTICS |= {"seeps_error": seeps_error, "seeps_counted": seeps_counted}
-EVENT_METRICS["seeps"] = Metric(("seeps_error", "seeps_counted"), _ratio, power=0)
+EVENT_METRICS["seeps"] = Metric(("seeps_error", "seeps_counted"), _ratio, 0, undefined="each place is dry nearly always, or nearly never")
 
-# %% ../nbs/25b_events.ipynb #f3e2427e
+# %% ../nbs/25b_events.ipynb #06e99048
 def _votes(pair: Pair, threshold: float) -> tuple[np.ndarray, int]:  # (n, cell) members with the event, and how many there are
     members = pair.forecast[None] if pair.members is None else pair.members
     return at_least(members, threshold).sum(0), len(members)
@@ -164,7 +161,6 @@ def probability_error(pair: Pair, threshold: float) -> np.ndarray:  # (n, cell)
     votes, size = _votes(pair, threshold)
     return (votes / size - at_least(pair.truth, threshold)) ** 2
 
-# %% ../nbs/25b_events.ipynb #b67d31af
 EVENT_STATISTICS["probability_error"] = probability_error
 EVENT_METRICS["brier"] = Metric(("probability_error",), lambda m: m, power=0)
 
