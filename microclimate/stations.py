@@ -57,22 +57,28 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
         raise WeatherError(f"Station {row} of the table has no number in column '{name}' but '{said}': correct or remove it.")
     return values
 
-# %% ../nbs/27_stations.ipynb #78225b3c
+# %% ../nbs/27_stations.ipynb #a735bce9
 def _places(location, latitude, longitude, altitude, name) -> xr.Dataset:
-    "The Dataset of some stations. Raises `WeatherError` for numbers that cannot be."
-    location, (lat, lon, height) = np.asarray(location, "f8"), (np.asarray(v, "f8") for v in (latitude, longitude, altitude))
-    twice = location[pd.Index(location).duplicated()]
-    if twice.size: raise WeatherError(f"Station {twice[0]:g} is listed more than once: keep one line for each id.")
-    for ok, what, rule in ((location % 1 == 0, "id", "whole numbers"), (np.abs(lat) <= 90, "latitude", "−90…90 degrees"),
-                           ((lon >= -180) & (lon <= 360), "longitude", "−180…360 degrees"),
-                           (~(np.abs(height) > 9000), "altitude", "metres below 9000")):
-        if not ok.all(): raise WeatherError(f"Station {name[ok.argmin()]} has an impossible {what}: use {rule}.")
+    "The Dataset of some stations, checked."
+    location, lat, lon, height = (np.asarray(v, "f8") for v in (location, latitude, longitude, altitude))
+    _check_numbers(location, lat, lon, height, name)
     along = lambda values, **attrs: ("location", values, attrs)
     return xr.Dataset(coords=dict(
         location=along(location.astype("int32"), long_name="station number"), name=along(np.asarray(name, dtype=object)),
         latitude=along(lat, standard_name="latitude", units="degrees_north"),
         longitude=along(lon, standard_name="longitude", units="degrees_east"),
         altitude=along(height, standard_name="surface_altitude", units="m")))
+
+def _check_numbers(location, lat, lon, height, name):
+    "Raises `WeatherError` for numbers that cannot be; an altitude may be unknown (NaN)."
+    if not location.size: raise WeatherError("The list of stations is empty: give at least one.")
+    twice = location[pd.Index(location).duplicated()]
+    if twice.size: raise WeatherError(f"Station {twice[0]:g} is listed more than once: keep one line for each id.")
+    whole, high = (location % 1 == 0) & (np.abs(location) < 2**31), np.abs(height) > 9000
+    rules = ((whole, "id", "whole numbers below 2³¹"), (np.abs(lat) <= 90, "latitude", "−90…90 degrees"),
+             ((lon >= -180) & (lon <= 360), "longitude", "−180…360 degrees"), (~high, "altitude", "metres below 9000"))
+    for ok, what, rule in rules:
+        if not ok.all(): raise WeatherError(f"Station {name[ok.argmin()]} has an impossible {what}: use {rule}.")
 
 # %% ../nbs/27_stations.ipynb #1c5157f7
 def _between(
@@ -230,12 +236,13 @@ def _plain_units(text: str) -> str:  # '^oC' and 'm s^{-1}', which verif's users
     for mark, plain in (("$", ""), ("{", ""), ("}", ""), ("\\circ", "o"), ("^o", "deg"), ("^ o", "deg")): text = text.replace(mark, plain)
     return text.replace("deg C", "degC")
 
-# %% ../nbs/27_stations.ipynb #7f5bbe48
+# %% ../nbs/27_stations.ipynb #45576759
 def _field(ds: xr.Dataset, name: str, what: str) -> xr.DataArray:
     "A variable in our units, or the wind speed from its components. Raises `WeatherError` where there is none."
     if name == "wind" and name not in ds and {"10u", "10v"} <= set(ds.data_vars):
         return np.hypot(_field(ds, "10u", what), _field(ds, "10v", what)).assign_attrs(long_name=WIND.long_name, units=WIND.units)
     if name not in ds: raise WeatherError(f"The {what} lacks '{name}', it holds {_list(ds.data_vars)}: choose from these.")
+    if not {"time", "lead_time"} & set(ds[name].dims): raise WeatherError(f"'{name}' in the {what} does not change in time: leave it out.")
     return _in_our_units(ds[name], name, ds[name].attrs.get("units"), f"the {what}")
 
 # %% ../nbs/27_stations.ipynb #72968331
@@ -264,7 +271,7 @@ def _observed(forecast: xr.Dataset, observations: xr.Dataset, name: str) -> xr.D
     seen = _field(observations, name, "observations").sel(location=forecast.location).reset_coords(drop=True)
     return seen.isel(time=at.clip(min=0)).where(at >= 0).drop_vars("time").transpose("init_time", "lead_time", "location")
 
-# %% ../nbs/27_stations.ipynb #0fd30cfa
+# %% ../nbs/27_stations.ipynb #25c485a0
 _over = ("init_time", "location")
 STATION_METRICS = {  # name -> function of the error (init_time, lead_time, location)
     "rmse": lambda e: np.sqrt((e * e).mean(_over)), "mae": lambda e: np.abs(e).mean(_over), "bias": lambda e: e.mean(_over)}
@@ -272,7 +279,7 @@ STATION_METRICS = {  # name -> function of the error (init_time, lead_time, loca
 def score_stations(
     forecast: xr.Dataset,  # init_time, lead_time, location, perhaps number: then its mean is scored
     observations: xr.Dataset,  # time, location
-    variables: Sequence[str] | None = None,  # default: what both hold; 'wind' is the wind speed
+    variables: str | Sequence[str] | None = None,  # default: what both hold; 'wind' is the wind speed
     metrics: Sequence[str] = ("rmse", "mae", "bias"),  # keys of STATION_METRICS
 ) -> pd.DataFrame:  # model, boundary, variable, lead_hours, metric, value, units, region, low, high, pairs, cells
     "Scores at stations by lead time; each observation weighs the same. Raises `WeatherError` for what cannot be compared."
@@ -281,7 +288,8 @@ def score_stations(
     _check_both(forecast, observations)
     forecast = forecast.isel(lead_time=forecast.lead_time.values > np.timedelta64(0))
     if not forecast.lead_time.size: raise WeatherError("The forecast holds only its initial state: nothing has been forecast.")
-    names = [n for n in forecast.data_vars if n in observations and "lead_time" in forecast[n].dims] if variables is None else variables
+    moving = [n for n in forecast.data_vars if n in observations and "lead_time" in forecast[n].dims]
+    names = moving if variables is None else list(np.ravel(variables))
     if not names: raise WeatherError("Forecast and observations have no variable in common: compare their names.")
     return pd.concat([_rows(forecast, observations, name, metrics) for name in names], ignore_index=True)
 

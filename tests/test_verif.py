@@ -68,6 +68,20 @@ def test_verif_finds_our_scores(tmp_path, name, members):
         np.testing.assert_allclose(values[1:], ours, rtol=1e-6, atol=1e-6 * size)
 
 
+def test_scores_of_grids_are_the_same_scores():
+    "Stations as the cells of one row, each of the same weight: the engine for grids gives the same numbers and counts."
+    from microclimate.evaluate import score
+
+    forecast, seen = pair("2t")
+    row = lambda ds: ds.drop_vars(["location", "name", "altitude"]).rename(location="x").expand_dims("y").assign_coords(
+        y=[0.0], x=np.arange(7.0), **{c: (("y", "x"), ds[c].values[None]) for c in ("latitude", "longitude")})
+    engine = score(row(forecast), row(seen), list(NAMES), weights=None, missing=["2t"])
+    table = score_stations(forecast, seen, metrics=list(NAMES))
+    for metric in NAMES:
+        np.testing.assert_allclose(engine["2t"].sel(metric=metric), table[table.metric == metric].value, rtol=1e-12)
+    assert engine.pairs.values.tolist() == table.pairs[:4].tolist() and engine["2t"].attrs["cells"] == table.cells[:4].sum()
+
+
 def test_the_command_line_of_verif(tmp_path):
     forecast, seen = pair("2t")
     path = write_verif(forecast, seen, "2t", tmp_path / "model.nc")
