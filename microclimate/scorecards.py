@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TERRITORIES', 'PUBLISHED', 'PERFECT', 'BETTER', 'UNSURE', 'CELL', 'DASHES', 'title_of', 'metric_name', 'anchors',
            'score_by_lead', 'lead_axis', 'scorecard', 'few_leads', 'edge_curves', 'lead_colours', 'lead_lines',
-           'error_maps', 'markdown_scores']
+           'error_maps', 'spectrum_curves', 'reliability_diagram', 'rank_histograms', 'markdown_scores']
 
-# %% ../nbs/26b_scorecards.ipynb #28c9e86a
+# %% ../nbs/26b_scorecards.ipynb #d70f0b7d
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from .core import WeatherError, variable
 from .grid import Grid
@@ -111,7 +111,7 @@ def _read_anchors(path: str | Path) -> pd.DataFrame:
     if lacking: raise WeatherError(f"The published scores {path} lack the column {', '.join(lacking)}: they have {', '.join(table)}.")
     return table
 
-# %% ../nbs/26b_scorecards.ipynb #763f1303
+# %% ../nbs/26b_scorecards.ipynb #acdcb68d
 @style()
 def score_by_lead(
     table: pd.DataFrame,  # of scores; with several regions the one called 'all' is drawn
@@ -124,7 +124,7 @@ def score_by_lead(
     rows = _one_region(_pick(table, metric, variables))
     names, curves, known = list(variables or rows["variable"].unique()), _curves(rows), _fitting(anchors, rows, metric)
     lines = [plt.Line2D([], [], **how) for (model, _), how in sorted(curves.items(), key=lambda item: item[0][0] in COLOURS)]
-    fig, axes = sheet(len(names), [lines], **(dict(gap=1.05, foot=0.62) if len(known) else {}))
+    fig, axes = sheet(len(names), [lines], **(dict(gap=1.25, foot=0.62) if len(known) else {}))
     for ax, name in zip(axes, names):
         published = _draw_anchors(ax, known[known["variable"] == name])
         _score_panel(ax, rows[rows["variable"] == name], name, metric, curves)
@@ -207,7 +207,7 @@ def _apart(at: Sequence[float], gap: float) -> np.ndarray:  # heights in 0…1
     placed += max(0, gap / 2 - placed.min(initial=1)) - max(0, placed.max(initial=0) - 1)
     return placed[np.argsort(order)]
 
-# %% ../nbs/26b_scorecards.ipynb #bc7b8c50
+# %% ../nbs/26b_scorecards.ipynb #a3b43ec5
 @style()
 def scorecard(
     table: pd.DataFrame,  # of scores, with the metric 'skill_REFERENCE'
@@ -224,7 +224,7 @@ def scorecard(
     order = list(variables or rows["variable"].unique())
     cards = {key: _card(part, order, hours) for key, part in rows.groupby(["model", "boundary"], sort=False)}
     norm = _skill_norm(rows[rows["lead_hours"].isin(hours)])
-    fig, axes = _card_axes(cards, len(hours))
+    fig, axes = _card_axes(cards, len(hours), foot=0.72 if rows["low"].notna().any() else 0.4)
     for ax, ((model, boundary), card) in zip(axes, cards.items()):
         _draw_card(ax, card, norm)
         ax.set_title(model + (f", boundary from {boundary}" if boundary not in ("", "none") else ""), fontweight="bold", pad=20)
@@ -233,7 +233,7 @@ def scorecard(
     headline(fig, f"Skill against {reference}", _how_scored(rows) + shown, synthetic)
     return fig
 
-# %% ../nbs/26b_scorecards.ipynb #2c4b4edb
+# %% ../nbs/26b_scorecards.ipynb #3f625759
 def _of_models(rows: pd.DataFrame, models: Sequence[str] | None) -> pd.DataFrame:
     "The lines of these models."
     lacking = [m for m in models or () if m not in set(rows["model"])]
@@ -243,9 +243,9 @@ def _of_models(rows: pd.DataFrame, models: Sequence[str] | None) -> pd.DataFrame
 def _of_leads(rows: pd.DataFrame | xr.Dataset, leads: Sequence[float] | None, most: int = 16) -> list[float]:  # hours
     "The leads asked for, or those to show."
     known = sorted(rows["lead_hours"].unique() if "lead_hours" in rows else rows["lead_time"].values / np.timedelta64(1, "h"))
-    lacking = [f"{h:g} h" for h in leads or () if h not in known]
+    lacking = [f"{h:g} h" for h in (() if leads is None else leads) if h not in known]
     if lacking: raise WeatherError(f"There is no score at {', '.join(lacking)}: they go from {known[0]:g} to {known[-1]:g} h.")
-    return list(leads) if leads else few_leads(known, most)
+    return few_leads(known, most) if leads is None else list(leads)
 
 # %% ../nbs/26b_scorecards.ipynb #dd93ee15
 def few_leads(hours: Sequence[float], most: int = 16) -> list[float]:
@@ -335,16 +335,16 @@ def _wide(texts: Sequence[str], bold: bool = False) -> float:  # inches
     "About how wide the longest text is at 8 points."
     return (0.07 if bold else 0.062) * max(map(len, texts))
 
-# %% ../nbs/26b_scorecards.ipynb #20bcced5
+# %% ../nbs/26b_scorecards.ipynb #cf76fafe
 CELL = 0.42, 0.23  # inches
 
-def _card_axes(cards: Mapping, columns: int) -> tuple[Figure, list]:
-    "Cards below each other, each as high as its rows, over room for the colour bar."
+def _card_axes(cards: Mapping, columns: int, foot: float) -> tuple[Figure, list]:
+    "Cards below each other, each as high as its rows, over some inches for the colour bar."
     names = [list(card["value"].index) for card in cards.values()]
     regions = {r for rows in names for _, r in rows}
     left = 0.25 + _wide([title_of(v) for rows in names for v, _ in rows], bold=len(regions) > 1)
     if len(regions) > 1: left += 0.2 + _wide(regions)
-    tall, above, foot = [len(rows) * CELL[1] for rows in names], 0.5, 0.72
+    tall, above = [len(rows) * CELL[1] for rows in names], 0.5
     width, height = max(left + columns * CELL[0] + 0.2, 6.0), HEAD - 0.05 + sum(tall) + above * len(tall) + foot
     fig = plt.figure(figsize=(width, height))
     tops = height - HEAD + 0.05 - np.cumsum([above + t for t in tall])
@@ -424,7 +424,7 @@ def _kind_lines(kinds: Sequence[tuple[str, str]]) -> list:  # for a legend
     named = [m + (f" (boundary from {b})" if b not in ("", "none") else "") for m, b in kinds]
     return [plt.Line2D([], [], color="0.3", linestyle=dash, label=name) for name, dash in zip(named, DASHES)]
 
-# %% ../nbs/26b_scorecards.ipynb #ba05ceda
+# %% ../nbs/26b_scorecards.ipynb #ab084d77
 @style()
 def error_maps(
     ds: xr.Dataset,  # variables (statistic, lead_time, grid), statistics 'bias' and 'rmse'
@@ -435,13 +435,16 @@ def error_maps(
     grid, hours, values = Grid.from_dataset(ds), _of_leads(ds, leads, 4), field(ds, name)
     fig, axes, wide = _error_axes(grid, len(hours))  # maps (2, leads)
     for line, statistic, words in zip(axes, ("bias", "rmse"), ("Bias", "RMSE")):
-        fields = [values.sel(statistic=statistic, lead_time=np.timedelta64(round(h * 3600), "s")).transpose(*grid.dims) for h in hours]
+        fields = [_at(values.sel(statistic=statistic), h).transpose(*grid.dims) for h in hours]
         how = scale(_error_look(name, statistic), *fields)
         for ax, part in zip(line, fields): draw(ax, part, grid, how)
         colour_bar(fig, line if wide else line[-1:], how, words, below=wide)
     for ax, h in zip(axes[0], hours): ax.set_title(f"+{h:g} h", fontweight="bold")
     headline(fig, f"Errors of {long_name(name)[0].lower() + long_name(name)[1:]}", who(ds), is_synthetic(ds))
     return fig
+
+def _at(values: xr.DataArray, hours: float) -> xr.DataArray:
+    return values.sel(lead_time=np.timedelta64(round(hours * 3600), "s"))
 
 def _error_axes(grid: Grid, leads: int) -> tuple[Figure, np.ndarray, bool]:
     "Maps (2, leads) for bias and RMSE; and whether leads run downwards, for regions so wide that they are better stacked."
@@ -454,7 +457,131 @@ def _error_look(name: str, statistic: str) -> Look:
     error = look(name, error=True)
     return error if statistic == "bias" else Look("lajolla_r", error.units, error.factor, low=0, least=error.least, part=(0.0, 0.85))
 
-# %% ../nbs/26b_scorecards.ipynb #b5cd051b
+# %% ../nbs/26b_scorecards.ipynb #4d8ca135
+@style()
+def spectrum_curves(
+    ds: xr.Dataset,  # variables (of, lead_time, wavelength), of = 'forecast' and 'truth', from `spectra.spectra`
+    variables: Sequence[str] | None = None,  # default: all
+    leads: Sequence[float] | None = None,  # hours; default: up to four
+    synthetic: bool = False,  # stamp the figure
+) -> Figure:
+    "Power by wavelength, and the ratio to the truth. Raises `WeatherError` for a variable or lead that is not there."
+    hours, names = _of_leads(ds, leads, 4), list(variables or ds.data_vars)
+    truth = plt.Line2D([], [], color=COLOURS["truth"], linewidth=1.3, label="truth")
+    fig, axes = sheet(len(names), [[truth, *lead_lines(hours)]], panel=(2.3, 2.5))
+    for ax, name in zip(axes, names):
+        strip = _split(ax, 0.8)
+        _spectrum_panel(ax, strip, field(ds, name), hours)
+        ax.set_title(f"{title_of(name)} ({pretty(ds[name].attrs.get('units', '1'))})", fontsize=8.2)
+    for ax in axes: ax.set_ylabel("power" if ax is axes[0] else "")
+    fig.axes[len(names)].set_ylabel("ratio")
+    headline(fig, "Power spectra", "variance by wavelength, mean of sixths of an octave; below, forecast over truth", synthetic)
+    return fig
+
+# %% ../nbs/26b_scorecards.ipynb #b9e07b32
+def _split(ax, below: float, gap: float = 0.1):  # inches
+    "Cut a strip off the foot of a panel, as a second one with the same x axis."
+    box, height = ax.get_position(original=True), ax.figure.get_figheight()
+    cut = (below + gap) / height
+    ax.set_position((box.x0, box.y0 + cut, box.width, box.height - cut))
+    ax.tick_params(labelbottom=False)
+    return ax.figure.add_axes((box.x0, box.y0, box.width, below / height), sharex=ax)
+
+# %% ../nbs/26b_scorecards.ipynb #dc213426
+def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
+    "One variable: power above, ratio below."
+    power = _bands(power)
+    wide = power["wavelength"].values
+    for h, colour in lead_colours(hours).items():
+        came, forecast = (_at(power, h).sel(of=of).values for of in ("truth", "forecast"))
+        ax.plot(wide, np.where(forecast > 0, forecast, np.nan), color=colour, linewidth=1.4)
+        strip.plot(wide, np.divide(forecast, came, out=np.full_like(came, np.nan), where=came > 0), color=colour, linewidth=1.4)
+    ax.plot(wide, _at(power, hours[0]).sel(of="truth"), color=COLOURS["truth"], linewidth=1.3, zorder=4)
+    strip.axhline(1, color=COLOURS["truth"], linewidth=0.8, zorder=1)
+    ax.set(xscale="log", yscale="log", xlim=(wide.max(), wide.min()))
+    ax.yaxis.set_minor_locator(NullLocator())
+    strip.set(ylim=(0, np.clip(strip.get_ylim()[1], 1.1, 3)))
+    strip.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    _plain_log(strip.xaxis)
+    strip.set_xlabel("wavelength (km)", labelpad=1)
+
+def _bands(power: xr.DataArray) -> xr.DataArray:  # fewer wavelengths
+    "Means over sixths of an octave: the many short waves would hide each other."
+    octave = np.log2(power["wavelength"])
+    bands = power.assign_coords(octave=octave, band=np.rint(6 * octave)).groupby("band")
+    means = bands.mean()
+    return means.assign_coords(wavelength=2 ** bands.map(lambda part: part["octave"].mean())).swap_dims(band="wavelength")
+
+def _plain_log(axis):
+    "Ticks at 1, 2, 5, 10, …, written as plain numbers."
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+# %% ../nbs/26b_scorecards.ipynb #b3db606f
+@style()
+def reliability_diagram(
+    ds: xr.Dataset,  # forecast, observed, weight (threshold, lead_time, bin), from `events.reliability`
+    name: str,  # the variable
+    leads: Sequence[float] | None = None,  # hours; default: up to three
+    synthetic: bool = False,  # stamp the figure
+) -> Figure:
+    "Frequency observed against probability forecast, one panel for each threshold. Raises `WeatherError` for a lead that is not there."
+    hours, units = _of_leads(ds, leads, 3), pretty(variable(name).units)
+    fig, axes = sheet(ds.sizes["threshold"], [lead_lines(hours)], panel=(1.9, 2.5))
+    for k, (ax, threshold) in enumerate(zip(axes, ds.threshold.values)):
+        _reliability_panel(ax, _split(ax, 0.5), ds.isel(threshold=k), hours)
+        ax.set_title(f"at least {threshold:g} {units}")
+    axes[0].set_ylabel("frequency observed")
+    fig.axes[len(axes)].set_ylabel("cases (%)")
+    headline(fig, f"Reliability: {long_name(name)[0].lower() + long_name(name)[1:]}", "dashed: how often it came at all", synthetic)
+    return fig
+
+# %% ../nbs/26b_scorecards.ipynb #10ac647f
+def _reliability_panel(ax, strip, part: xr.Dataset, hours: Sequence[float]):
+    "One threshold: the curve above, the share of each class of probability below."
+    middle, width = part["bin"].values, 0.8 / part.sizes["bin"] / len(hours)
+    for k, (h, colour) in enumerate(lead_colours(hours).items()):
+        now = _at(part, h)
+        ax.plot(*(now[v].values[now["weight"] > 0] for v in ("forecast", "observed")), color=colour, linewidth=1.3)
+        ax.scatter(now["forecast"], now["observed"], 3 + 60 * np.sqrt(now["weight"]), color=colour, linewidth=0, zorder=3)
+        ax.axhline(float((now["observed"] * now["weight"]).sum()), color=colour, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        strip.bar(middle + (k - (len(hours) - 1) / 2) * width, 100 * now["weight"], width, color=colour)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=1)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+    strip.set_xlabel("probability forecast", labelpad=1)
+    strip.yaxis.set_major_locator(MaxNLocator(2))
+
+# %% ../nbs/26b_scorecards.ipynb #7dedf3f5
+@style()
+def rank_histograms(
+    ds: xr.Dataset,  # variables (lead_time, rank), each sums to 1 over the ranks, from `ensembles.rank_histogram`
+    variables: Sequence[str] | None = None,  # default: all
+    leads: Sequence[float] | None = None,  # hours; default: up to four
+    synthetic: bool = False,  # stamp the figure
+) -> Figure:
+    "How often the truth had each rank, by variable and lead. Raises `WeatherError` for a variable or lead that is not there."
+    hours, names = _of_leads(ds, leads, 4), list(variables or ds.data_vars)
+    fig, axes = sheet(len(names) * len(hours), panel=(1.9, 0.85), columns=len(hours))
+    for line, name in zip(axes.reshape(-1, len(hours)), names):
+        for ax, h in zip(line, hours):
+            _rank_panel(ax, _at(field(ds, name), h) * ds.sizes["rank"])
+            ax.set_title(f"{title_of(name)}, +{h:g} h", fontsize=8.2)
+        top = max(1.5, *(ax.get_ylim()[1] for ax in line))
+        for ax in line: ax.set_ylim(0, top)
+    for ax in axes[-len(hours):]: ax.set_xlabel("rank of the truth", labelpad=1)
+    headline(fig, "Rank histograms", f"{ds.sizes['rank'] - 1} members; 1: as often as every rank should", synthetic)
+    return fig
+
+def _rank_panel(ax, often: xr.DataArray):
+    "Bars, and the flat line."
+    ax.bar(often["rank"], often, 0.9, color="#3b7fb5")
+    ax.axhline(1, color="0.1", linewidth=1)
+    ax.set(xlim=(0.4, often.sizes["rank"] + 0.6))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+
+# %% ../nbs/26b_scorecards.ipynb #bc5fd6f7
 def markdown_scores(
     table: pd.DataFrame,  # of scores; with several regions the one called 'all' is written
     metric: str = "rmse",
@@ -465,11 +592,16 @@ def markdown_scores(
     rows = _one_region(_pick(table, metric, variables))
     hours, edges = _of_leads(rows, leads), rows["boundary"].nunique() > 1
     lines = [[metric_name(metric), "model", *(f"{h:g} h" for h in hours)], ["---", "---", *["---:"] * len(hours)]]
-    for (name, model, boundary), part in rows.groupby(["variable", "model", "boundary"], sort=False):
-        units, values = pretty(str(part["units"].iloc[0])), part.set_index("lead_hours")["value"].reindex(hours)
-        who = model + (f", boundary from {boundary}" if edges and boundary not in ("", "none") else "")
-        lines.append([f"{title_of(name)} ({units})" if units else title_of(name), who, *map(_digits, values)])
+    for name in variables or rows["variable"].unique():
+        models = rows[rows["variable"] == name].groupby(["model", "boundary"], sort=False)
+        lines += [_markdown_line(part, name, hours, edges) for _, part in models]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+def _markdown_line(part: pd.DataFrame, name: str, hours: Sequence[float], edges: bool) -> list[str]:
+    "Variable, model, and the numbers of one of them."
+    (units, model, boundary), values = part[["units", "model", "boundary"]].iloc[0], part.set_index("lead_hours")["value"].reindex(hours)
+    who = model + (f", boundary from {boundary}" if edges and boundary not in ("", "none") else "")
+    return [f"{title_of(name)} ({pretty(units)})" if pretty(units) else title_of(name), who, *map(_digits, values)]
 
 def _digits(value: float) -> str:
     "Three digits that count, without an exponent."
