@@ -36,15 +36,14 @@ STATISTICS: dict[str, Callable] = {  # name -> function of a Pair (and of the nu
     "anomaly_product": lambda p: p.forecast_anomaly * p.truth_anomaly,
 } | EVENT_STATISTICS | ENSEMBLE_STATISTICS
 
-# %% ../nbs/25_evaluate.ipynb #9a8d09d0
+# %% ../nbs/25_evaluate.ipynb #bc075b89
 def _statistic(name: str) -> Callable:  # of a Pair
     "A statistic by its name, with its numbers put in."
     word, numbers = split_name(name)
     if word not in STATISTICS: raise WeatherError(f"Unknown statistic '{name}': use one of {', '.join(STATISTICS)}.")
-    asked = [p for p in inspect.signature(STATISTICS[word]).parameters.values() if p.default is p.empty][1:]
-    if len(numbers) < len(asked):
-        lacking = " and ".join(p.name for p in asked)
-        raise WeatherError(f"'{name}' lacks its {lacking}: write it into the score's name, as in csi>1 or fss>1@50.")
+    asked = list(inspect.signature(STATISTICS[word]).parameters)[1:]
+    if len(numbers) != len(asked):
+        raise WeatherError(f"'{name}' needs {' and '.join(asked) or 'no number'} in its name: write for example rmse, csi>1 or fss>1@50.")
     return lambda pair: STATISTICS[word](pair, *numbers)
 
 # %% ../nbs/25_evaluate.ipynb #a53ec81e
@@ -194,8 +193,9 @@ def needs(metrics: Sequence[str]) -> list[str]:
     "The statistics that some metrics need, each once."
     return list(dict.fromkeys(need for name in metrics for need in metric_of(name).needs))
 
-# %% ../nbs/25_evaluate.ipynb #501b4e43
-VECTOR = ("squared_error", "forecast_anomaly_squared", "truth_anomaly_squared", "anomaly_product")  # what adds up over components
+# %% ../nbs/25_evaluate.ipynb #b7adc3b9
+VECTOR = ("squared_error", "forecast_anomaly_squared", "truth_anomaly_squared", "anomaly_product",
+          "ensemble_variance", "expected_squared_error")  # what adds up over components
 
 def with_vector_wind(
     stats: xr.Dataset,  # from `statistics`
@@ -342,7 +342,7 @@ def common_starts(forecasts: Sequence[xr.Dataset]) -> np.ndarray:  # (n,) dateti
     if left: warnings.warn(f"{left} initial times are left out: not every forecast has them.", stacklevel=3)
     return common.sort_values().values
 
-# %% ../nbs/25_evaluate.ipynb #44ed8571
+# %% ../nbs/25_evaluate.ipynb #3ed8cb90
 def error_maps(
     forecast: xr.Dataset,  # init_time, lead_time and the grid
     truth: xr.Dataset,  # time and the grid
@@ -356,9 +356,9 @@ def error_maps(
         error = block.pair.error.reshape(*block.shape, -1)
         fine, error = np.isfinite(error), np.nan_to_num(error)
         sums[block.name][:, block.leads] += [x.sum(axis=0) for x in (error, error * error, fine)]
-    fields = {name: (tidy[name].dims[-4:][:0], None) for name in ()}
+    fields = {}
     for name, (bias, square, count) in sums.items():
         with np.errstate(invalid="ignore"): maps = np.stack([bias / count, np.sqrt(square / count)])
         fields[name] = (("statistic", "lead_time", *grid.dims), maps.reshape(2, -1, *grid.shape), {"units": units_of(tidy, name)})
     coords = dict(statistic=["bias", "rmse"], lead_time=tidy.lead_time, **grid.coords())
-    return xr.Dataset(fields, coords=coords, attrs=forecast.attrs)
+    return xr.Dataset(fields, coords=coords, attrs=forecast.attrs).assign({n: forecast[n] for n in ("crs",) if n in forecast})

@@ -190,7 +190,7 @@ def check_climatology(
     place(climatology, forecast.init_time.values[:, None] + forecast.lead_time.values)
     return climatology.transpose("hour", ..., *grid.dims)
 
-# %% ../nbs/25a_pairs.ipynb #3218d033
+# %% ../nbs/25a_pairs.ipynb #43ac8661
 class Pair:
     "Forecast states beside their truth. Raises `WeatherError` where a score asks for a climatology or for members that are not there."
     def __init__(
@@ -243,6 +243,7 @@ class Pair:
 _without = {
     "mean": "This score needs a climatology, and is not faked by removing each field's own mean: pass climatology=… made by `climatology`.",
     "dry": "SEEPS needs the share of dry times, tp_dry: pass a climatology that holds the limits of precipitation.",
+    "dry_below": "SEEPS needs the limit of dry times, the attribute dry_below of tp_dry: make the climatology with precipitation=True.",
     "heavy": "SEEPS needs the limit of heavy precipitation, tp_heavy: pass a climatology that holds the limits of precipitation.",
 }
 
@@ -304,14 +305,16 @@ def _states(field: xr.DataArray, at: np.ndarray) -> np.ndarray:  # (s, cell) flo
     if len(known) == len(at): return values
     return np.concatenate([np.full_like(values, np.nan, shape=(len(at) - len(known), values.shape[1])), values])  # -1 sorts first
 
-# %% ../nbs/25a_pairs.ipynb #8b69c853
+# %% ../nbs/25a_pairs.ipynb #dd10933d
 def _climate(climatology: xr.Dataset | None, name: str, time: np.ndarray) -> dict:  # 'mean', 'dry', 'heavy' -> (s, cell) float64
     "What is usual for a variable at some times."
     if climatology is None: return {}
     at = place(climatology, time)
     fields = {key: f"{name}{suffix}" for key, suffix in (("mean", ""), ("dry", "_dry"), ("heavy", "_heavy"))}
     read = lambda n: climatology[n].isel(**at).transpose("time", ...).values.reshape(len(time), -1).astype("float64")
-    return {key: read(n) for key, n in fields.items() if n in climatology}
+    found = {key: read(n) for key, n in fields.items() if n in climatology}
+    limit = climatology[fields["dry"]].attrs.get("dry_below") if "dry" in found else None
+    return found | ({} if limit is None else {"dry_below": np.full((len(time), 1), float(limit))})
 
 # %% ../nbs/25a_pairs.ipynb #6be3abdc
 def stream(
