@@ -14,7 +14,8 @@ from pathlib import Path
 # %% ../nbs/03a_read.ipynb #3596fd86
 import pyproj
 
-# %% ../nbs/03a_read.ipynb #e9100208
+# %% ../nbs/03a_read.ipynb #b34f161d
+import netCDF4
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -66,10 +67,11 @@ def _check_classic(path):
     from scipy.io import netcdf_file
     with reading(path), netcdf_file(path, mmap=True): pass
 
-# %% ../nbs/03a_read.ipynb #00990aac
+# %% ../nbs/03a_read.ipynb #fa330af7
 def read_netcdf(path: str | Path) -> xr.Dataset:  # lazy: values are read when they are asked for
     "Open a NetCDF file. Raises `WeatherError` where it is corrupt or truncated."
     _check_classic(path)
+    netCDF4.set_chunk_cache(2**20)
     with reading(path): ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
     return ds
 
