@@ -300,17 +300,24 @@ def _inside(starts, span, source) -> np.ndarray:  # bool
     raise WeatherError(f"{source} has no run that begins between {_stamp(span[0])} and {_stamp(span[1])}; its {len(starts)} run(s) begin "
                        f"{_stamp(starts.min())} … {_stamp(starts.max())}: choose a time that has some.")
 
-# %% ../nbs/03c_forecasts.ipynb #89f76054
+# %% ../nbs/03c_forecasts.ipynb #2e560354
 def check_units(ds: xr.Dataset, source) -> None:  # a forecast
     "Look at the last lead of the first run. Raises `WeatherError` where the middle of its values is not possible."
     for name in [n for n, da in ds.items() if "lead_time" in da.dims]:
-        with reading(source): values = ds[name].isel(init_time=0, lead_time=-1).values
+        with reading(source): values = ds[name].isel(init_time=slice(1), lead_time=slice(-1, None)).values
         values, row = values[np.isfinite(values)], variable(str(name))
         if not values.size or row.low <= np.median(values) <= row.high: continue
         unit = unit_that_fits(str(name), float(values.min()), float(values.max()))
         advice = f"it looks like {unit}; correct" if unit else "correct"
         raise WeatherError(f"{name} in {source} is about {np.median(values):.4g} {row.units}, which is not possible "
                            f"({row.low:g} … {row.high:g}): {advice} the file's 'units' attribute.")
+
+# %% ../nbs/03c_forecasts.ipynb #610a7ab9
+def _one_field(ds, path) -> xr.Dataset:
+    "The last lead of the first run, cut out of the file before there are any chunks: a chunk would be read as a whole."
+    timed = name_times(ds, path)
+    dims = {new: old for name in timed.data_vars for old, new in zip(ds[name].dims, timed[name].dims)}
+    return ds.isel({dims[d]: part for d, part in (("init_time", slice(1)), ("lead_time", slice(-1, None))) if d in dims})
 
 # %% ../nbs/03c_forecasts.ipynb #c9e711a3
 def _fingerprint(path, ds) -> str:  # SHA-256
@@ -331,20 +338,35 @@ def _about(files) -> dict:
                 attribution=said("attribution") or said("institution"), synthetic=max(int(ds.attrs.get("synthetic", 0)) for _, ds in files),
                 region=said("region"))
 
-# %% ../nbs/03c_forecasts.ipynb #89713b8e
+# %% ../nbs/03c_forecasts.ipynb #2af5ed2f
+def _lazy_parts(files, wanted, box) -> tuple:  # forecasts of the files with both axes, and the other files
+    parts, others = [], []
+    for path, ds in files:
+        part = from_leads(ds, path, wanted, box) if layout(ds, path) == "leads" else None
+        if part is None: others.append((path, ds))
+        elif "lead_time" in part.dims:
+            if not parts: check_units(from_leads(_one_field(ds, path), path, wanted, box), path)
+            parts.append(part.assign_attrs(_about([(path, ds)])))
+    return parts, others
+
+def _loaded(group, start, asked, **cut) -> list:  # of one forecast, or of none
+    ds = from_run(group, start, asked=asked, **cut)
+    if ds is None or "lead_time" not in ds.dims: return []
+    check_units(ds, group[0][0])
+    return [ds.assign_attrs(_about(group))]
+
+# %% ../nbs/03c_forecasts.ipynb #9945e88f
 def _parts(files, variables, box, span, source) -> list:  # of forecasts
     "Every file with both axes, and every run of the others, as a forecast of its own."
-    wanted, asked = expand(variables), CHANNELS if variables is None else variables
-    lazy = [(file, from_leads(file[1], file[0], wanted, box) if layout(file[1], file[0]) == "leads" else None) for file in files]
-    parts = [ds.assign_attrs(_about([file])) for file, ds in lazy if ds is not None and "lead_time" in ds.dims]
-    runs = by_start([file for file, ds in lazy if ds is None])
+    asked, cut = CHANNELS if variables is None else variables, dict(wanted=expand(variables), box=box)
+    parts, others = _lazy_parts(files, **cut)
+    runs = by_start(others)
     inside = _inside([*(t for p in parts for t in p["init_time"].values), *runs], span, source)
     *whole, last = np.split(inside, np.cumsum([p.sizes["init_time"] for p in parts]).astype(int))
     parts = [p.isel(init_time=_slice(use)) for p, use in zip(parts, whole) if use.any()]
-    loaded = ((group, from_run(group, start, wanted, box, asked)) for (start, group), use in zip(runs.items(), last) if use)
-    return parts + [ds.assign_attrs(_about(group)) for group, ds in loaded if ds is not None and "lead_time" in ds.dims]
+    return parts + [ds for (start, group), use in zip(runs.items(), last) if use for ds in _loaded(group, start, asked, **cut)]
 
-# %% ../nbs/03c_forecasts.ipynb #317cdb74
+# %% ../nbs/03c_forecasts.ipynb #b4163ce8
 def open_forecast(
     source,  # path, list of paths, glob, or Zarr URL: our files, WeatherBench 2's layout, MET Norway's files, GRIB
     variables=None,  # our names; `z` for all its levels; None for all that is found and the table knows
@@ -358,7 +380,6 @@ def open_forecast(
     parts = _parts(files, variables, where.box if isinstance(where, Grid) else where, span, text)
     if not parts: raise WeatherError(_nothing(files, text))
     whole = _dressed(together([pick(_ahead(p), variables, p.attrs["path"]) for p in parts], model))
-    check_units(whole, text)
     hashes = {path: _fingerprint(path, ds) for path, ds in files}
     name, facts = model or whole.attrs["model"] or _name(list(hashes)), dict(source=text, source_sha256=_joined([*hashes.values()]))
     if where is not None: facts["region"] = getattr(where, "name", "")
