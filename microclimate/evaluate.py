@@ -281,7 +281,7 @@ def to_table(
     frames = [_of_one(name, scores[name], scores.pairs) for name in scores.data_vars if "metric" in scores[name].dims]
     return pd.concat(frames, ignore_index=True).assign(model=model, boundary=boundary)[TABLE]
 
-# %% ../nbs/25_evaluate.ipynb #37ba9027
+# %% ../nbs/25_evaluate.ipynb #b37be83e
 def _of_one(name: str, values: xr.DataArray, pairs: xr.DataArray) -> pd.DataFrame:
     "The lines of one variable; a vector has only the scores of squares."
     if name.startswith("vector"): values = values.isel(metric=[not _never(values, m) for m in values.metric.values])
@@ -299,7 +299,9 @@ def _never(values: xr.DataArray, metric: str) -> bool:
 def _interval(samples: xr.DataArray, share: float = 0.95) -> tuple[xr.DataArray, xr.DataArray]:
     "The middle of the samples; NaN where there are none."
     if not samples.sizes["sample"]: return (samples.sum("sample") * np.nan,) * 2
-    ends = samples.quantile([(1 - share) / 2, (1 + share) / 2], "sample")
+    with warnings.catch_warnings():  # of scores that are undefined in every sample
+        warnings.simplefilter("ignore", RuntimeWarning)
+        ends = samples.quantile([(1 - share) / 2, (1 + share) / 2], "sample")
     return ends.isel(quantile=0, drop=True), ends.isel(quantile=1, drop=True)
 
 # %% ../nbs/25_evaluate.ipynb #078bce3c

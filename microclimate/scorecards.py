@@ -457,7 +457,7 @@ def _error_look(name: str, statistic: str) -> Look:
     error = look(name, error=True)
     return error if statistic == "bias" else Look("lajolla_r", error.units, error.factor, low=0, least=error.least, part=(0.0, 0.85))
 
-# %% ../nbs/26b_scorecards.ipynb #4d8ca135
+# %% ../nbs/26b_scorecards.ipynb #5794c04e
 @style()
 def spectrum_curves(
     ds: xr.Dataset,  # variables (of, lead_time, wavelength), of = 'forecast' and 'truth', from `spectra.spectra`
@@ -468,7 +468,8 @@ def spectrum_curves(
     "Power by wavelength, and the ratio to the truth. Raises `WeatherError` for a variable or lead that is not there."
     hours, names = _of_leads(ds, leads, 4), list(variables or ds.data_vars)
     truth = plt.Line2D([], [], color=COLOURS["truth"], linewidth=1.3, label="truth")
-    fig, axes = sheet(len(names), [[truth, *lead_lines(hours)]], panel=(2.3, 2.5))
+    fig, axes = sheet(len(names), [[truth, *lead_lines(hours)]], panel=(2.3, 2.5), columns=2 if len(names) == 4 else None)
+    ds = ds.sel(wavelength=ds["wavelength"] >= ds.attrs.get("resolved_km", 0))
     for ax, name in zip(axes, names):
         strip = _split(ax, 0.8)
         _spectrum_panel(ax, strip, field(ds, name), hours)
@@ -487,7 +488,7 @@ def _split(ax, below: float, gap: float = 0.1):  # inches
     ax.tick_params(labelbottom=False)
     return ax.figure.add_axes((box.x0, box.y0, box.width, below / height), sharex=ax)
 
-# %% ../nbs/26b_scorecards.ipynb #dc213426
+# %% ../nbs/26b_scorecards.ipynb #e0855809
 def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     "One variable: power above, ratio below."
     power = _bands(power)
@@ -500,9 +501,12 @@ def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     strip.axhline(1, color=COLOURS["truth"], linewidth=0.8, zorder=1)
     ax.set(xscale="log", yscale="log", xlim=(wide.max(), wide.min()))
     ax.yaxis.set_minor_locator(NullLocator())
-    strip.set(ylim=(0, np.clip(strip.get_ylim()[1], 1.1, 3)))
-    strip.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    low, high = strip.get_ylim()
+    strip.set(yscale="log", ylim=(max(1e-2, min(low, 0.4)), min(1e2, max(high, 2.5))))
     _plain_log(strip.xaxis)
+    strip.yaxis.set_major_locator(LogLocator(numticks=4))
+    strip.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    strip.yaxis.set_minor_locator(NullLocator())
     strip.set_xlabel("wavelength (km)", labelpad=1)
 
 def _bands(power: xr.DataArray) -> xr.DataArray:  # fewer wavelengths

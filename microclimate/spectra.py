@@ -70,13 +70,14 @@ def _of_block(block: Block, sums: Shells) -> tuple[np.ndarray, np.ndarray]:  # f
     forecast = np.mean([power(member, pair.grid, sums) for member in raw], axis=0)
     return forecast, power(truth, pair.grid, sums)[at]
 
-# %% ../nbs/25d_spectra.ipynb #f40e2c63
+# %% ../nbs/25d_spectra.ipynb #690b018c
 def spectra(
     forecast: xr.Dataset,  # init_time, lead_time, perhaps number, and the grid
     truth: xr.Dataset,  # time and the grid
     variables: Sequence[str] | None = None,  # default: all of the forecast
 ) -> xr.Dataset:  # each variable (of, lead_time, wavelength), of = 'forecast' and 'truth', units squared; wavelength in km, falling
-    "Mean power spectra of both. Raises `WeatherError` for a pair that cannot be compared, and for fields with missing values."
+    """Mean power spectra of both; attribute `resolved_km` is the shortest wavelength resolved in every direction.
+    Raises `WeatherError` for a pair that cannot be compared, and for fields with missing values."""
     tidy, _, grid = check_pair(forecast, truth, variables)
     sums, leads = shells(grid), tidy.lead_time
     total = {name: np.zeros((2, leads.size, sums.modes.size)) for name in tidy.data_vars}
@@ -86,7 +87,8 @@ def spectra(
         for out, part in zip(total[block.name], _of_block(block, sums)): np.add.at(out, lead, part)
         np.add.at(count[block.name], lead, 1)
     means = {name: t / np.where(count[name] > 0, count[name], np.nan)[:, None] for name, t in total.items()}
-    return _labelled(means, {name: _squared(units_of(tidy, name)) for name in means}, sums, leads)
+    whole = 2e-3 * max(grid.dx.mean(), grid.dy.mean())  # km; shorter waves are resolved along the diagonal only, or along one side
+    return _labelled(means, {name: _squared(units_of(tidy, name)) for name in means}, sums, leads).assign_attrs(resolved_km=whole)
 
 def _labelled(means: dict, units: dict, sums: Shells, leads: xr.DataArray) -> xr.Dataset:
     "Spectra with their coordinates."
