@@ -189,6 +189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'microclimate/ensembles.py')},
             'microclimate.evaluate': { 'microclimate.evaluate._acc': ('evaluate.html#_acc', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate._activity': ('evaluate.html#_activity', 'microclimate/evaluate.py'),
+                                       'microclimate.evaluate._check_names': ('evaluate.html#_check_names', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate._check_reference': ( 'evaluate.html#_check_reference',
                                                                                    'microclimate/evaluate.py'),
                                        'microclimate.evaluate._finish': ('evaluate.html#_finish', 'microclimate/evaluate.py'),

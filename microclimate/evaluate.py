@@ -304,7 +304,7 @@ def _interval(samples: xr.DataArray, share: float = 0.95) -> tuple[xr.DataArray,
         ends = samples.quantile([(1 - share) / 2, (1 + share) / 2], "sample")
     return ends.isel(quantile=0, drop=True), ends.isel(quantile=1, drop=True)
 
-# %% ../nbs/25_evaluate.ipynb #078bce3c
+# %% ../nbs/25_evaluate.ipynb #f66a37a6
 def compare(
     forecasts: Sequence[xr.Dataset],  # each with attributes model and boundary
     truth: xr.Dataset,  # time and the grid
@@ -318,6 +318,7 @@ def compare(
     "Score every forecast against the truth and add skill. Raises `WeatherError` for forecasts that cannot be compared."
     if metrics is None: metrics = usual_metrics(options.get("climatology"))
     common = common_starts(forecasts)
+    _check_names(forecasts)
     stats = [with_vector_wind(statistics(f.sel(init_time=common), truth, needs(metrics), **options)) for f in forecasts]
     longest = max(float(s.lead_time.values[-1] / np.timedelta64(1, "h")) for s in stats)
     draws = resample(common, samples, block_hours or max(longest, 120), seed)
@@ -326,6 +327,13 @@ def compare(
     for s in scored:
         if "rmse" in metrics and s.attrs.get("model") in references: bases.setdefault(s.attrs["model"], s)
     return pd.concat([to_table(with_skill(s, **bases)) for s in scored], ignore_index=True)
+
+# %% ../nbs/25_evaluate.ipynb #16f3cf9b
+def _check_names(forecasts: Sequence[xr.Dataset]):
+    "No two forecasts may share a name and a boundary. Raises `WeatherError`."
+    names = [(f.attrs.get("model", ""), f.attrs.get("boundary", "")) for f in forecasts]
+    twice = next((name for name, _ in set(names) if any(names.count(n) > 1 for n in names if n[0] == name)), None)
+    if twice is not None: raise WeatherError(f"Two forecasts are called '{twice}': tell them apart by forecast.assign_attrs(model=…).")
 
 # %% ../nbs/25_evaluate.ipynb #6b5439d0
 def usual_metrics(climatology: xr.Dataset | None) -> tuple:  # keys of METRICS
