@@ -21,7 +21,7 @@ FINSE = dict(variables=["2t", "2d", "tp", "ssrd", "strd"], aux=["z_sfc", "lat", 
 
 def papermill(book, out_dir, cwd=ROOT, **parameters):
     "Run a notebook in a process of its own; what it printed, and whether it worked."
-    lists = {k: v for k, v in parameters.items() if v is None or isinstance(v, list)}
+    lists = {k: v for k, v in parameters.items() if v is None or isinstance(v, (list, dict))}
     words = [w for k, v in parameters.items() if k not in lists for w in ("-p", k, str(v))]
     command = ["papermill", str((ROOT / "nbs" / book).relative_to(cwd)), str(out_dir / book), "-p", "out_dir", str(out_dir), *words]
     if lists: command += ["-y", json.dumps(lists)]
@@ -55,7 +55,7 @@ def test_forecast_scores(norway):
     assert set(table.model) == {"sfno-tiny", "persistence", "climatology"} and set(table.boundary) == {"none", "source"}
     rmse = table[(table.metric == "rmse") & (table.boundary == "none")]
     rmse = rmse.pivot_table(index=["variable", "lead_hours"], columns="model", values="value")
-    assert len(rmse) == 13 * 24
+    assert len(rmse) == 14 * 24  # thirteen channels, and the wind as a vector
     assert (rmse["sfno-tiny"] < rmse["persistence"]).loc[["msl", "z500", "t850"]].unstack()[[6, 12, 24]].all(axis=None)
 
 
