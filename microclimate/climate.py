@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'day_window', 'split_amounts', 'climatology', 'place', 'climatology_at', 'of_years', 'same_days',
-           'save_climatology', 'open_climatology', 'climatology_for']
+           'save_climatology', 'check_axes', 'open_climatology', 'climatology_for']
 
 # %% ../nbs/06_climate.ipynb #529992fd
 import hashlib, json, re, warnings
@@ -255,12 +255,13 @@ def climatology_at(
     at = clim.isel(place(clim, time))
     return at.drop_vars(["hour", "dayofyear"], errors="ignore").assign_coords(time=(time.dims, time.values.astype("M8[ns]")))
 
-# %% ../nbs/06_climate.ipynb #28037246
+# %% ../nbs/06_climate.ipynb #12bcfd81
 def _years(text: str) -> tuple[int, int]:
     "First and last year of '2003/2006'. Raises `WeatherError` for anything else."
     match = re.fullmatch(r"(\d{4})(?:/(\d{4}))?", str(text).strip())
     if not match or int(match[2] or match[1]) < int(match[1]):
         raise WeatherError(f"'{text}' is neither years such as '2003/2006' nor a climatology file that exists: give one of them.")
+    if not 1700 <= int(match[1]) <= int(match[2] or match[1]) <= 2200: raise WeatherError(f"The years {text} lie outside 1700 to 2200.")
     return int(match[1]), int(match[2] or match[1])
 
 def of_years(
@@ -284,20 +285,20 @@ def same_days(
     moved = [t[t.astype("M8[M]") - t.astype("M8[Y]") == month - year] for t in then]
     return np.unique(np.concatenate(moved))
 
-# %% ../nbs/06_climate.ipynb #76a91236
+# %% ../nbs/06_climate.ipynb #4c05ad99
 def save_climatology(
     clim: xr.Dataset,  # from `climatology`
     path: str | Path,  # where the NetCDF file shall appear
     **facts,  # more for its provenance
 ) -> Path:  # the file
     "Write a climatology with its provenance, atomically. Raises `WeatherError` for another Dataset and where it cannot be written."
-    _check_axes(clim, "This Dataset")
+    check_axes(clim, "This Dataset")
     made = dict(source=clim.attrs.get("source"), source_sha256=clim.attrs.get("source_sha256"),
                 config=json.loads(clim.attrs.get("settings", "{}")))
     return save_dataset(clim, project_path(path), provenance(**made | facts))
 
-# %% ../nbs/06_climate.ipynb #fcc9c9b4
-def _check_axes(ds, path):
+# %% ../nbs/06_climate.ipynb #d542efa7
+def check_axes(ds, path):
     "Hours of a day, and all days of a year or none. Raises `WeatherError` for what is no climatology."
     if "hour" not in ds.coords or ds["hour"].dims != ("hour",): raise WeatherError(f"{path} is {_kind(ds)}: make one with `climatology`.")
     hours = ds["hour"].values
@@ -363,14 +364,14 @@ def _check_values(ds, path):
         if low < row.low - slack or high > row.high + slack:
             raise WeatherError(f"{name} in {path} runs from {low:.6g} to {high:.6g}, which cannot be in {row.units}: correct its units.")
 
-# %% ../nbs/06_climate.ipynb #0c0646cb
+# %% ../nbs/06_climate.ipynb #71d442da
 def open_climatology(
     path: str | Path,  # a NetCDF file, or a Zarr store: a folder or a URL
     region=None,  # a name, a Grid, or (north, south, west, east); None for everything
 ) -> xr.Dataset:  # lazy, in our names; dims hour, perhaps dayofyear, perhaps level, and the grid
     "Open a climatology of this package or of WeatherBench 2. Raises `WeatherError` for a file that is none."
     raw, where = _open(path), named_region(region)
-    _check_axes(raw, path)
+    check_axes(raw, path)
     ds = _ours(raw, path)
     if where is not None: ds = _within(ds, where.box if isinstance(where, Grid) else where)
     Grid.from_dataset(ds)  # refuses what is no grid

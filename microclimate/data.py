@@ -101,7 +101,7 @@ def expand(variables) -> set | None:  # names to look for in files, levels and i
     wanted |= {n for name in names for needed, _ in recipes(name) for n in needed}
     return wanted | {f"{n}{level}" for n in wanted & set(COLUMNS) for level in range(1, 1101)}
 
-# %% ../nbs/03_data.ipynb #4a612587
+# %% ../nbs/03_data.ipynb #4530eac7
 def time_span(time) -> tuple | None:  # (first, last) datetime64[ns], both included
     "Bounds of a request: None, a pair, or an array of times. A last day without an hour means all of that day."
     if time is None: return None
@@ -110,7 +110,8 @@ def time_span(time) -> tuple | None:  # (first, last) datetime64[ns], both inclu
         if isinstance(time[1], str) and len(time[1]) == 10: last += np.timedelta64(24, "h") - np.timedelta64(1, "s")
         if last < first: raise WeatherError(f"The time range {time[0]} … {time[1]} ends before it begins: give (start, end).")
         return first, last
-    return _array(time).min(), _array(time).max()
+    if not (times := _array(time)).size: raise WeatherError("The list of times to open is empty: give one time at least.")
+    return times.min(), times.max()
 
 def _array(time) -> np.ndarray: return np.asarray(pd.DatetimeIndex(np.atleast_1d(time)), "M8[ns]")
 
@@ -340,7 +341,7 @@ def _store_times(facts, time):
         raise WeatherError(f"{facts['url']} has a field every {hours:g} h, not at {_range(span)} UTC: choose its times.")
     return times
 
-# %% ../nbs/03_data.ipynb #58bbe358
+# %% ../nbs/03_data.ipynb #47a71ef6
 def _nature(source, variables, region, time, seed) -> xr.Dataset:
     "Sample the nature run, hourly from 1 to 8 June 2024 where no time is given. Raises `WeatherError` for a seed that is no number."
     from microclimate.nature import sample
@@ -352,7 +353,9 @@ def _nature(source, variables, region, time, seed) -> xr.Dataset:
     times = hourly(*time_span(time)) if _is_pair(time) else _array(time)
     flat = CHANNELS if variables is None else tuple(n for n in variables if n not in (*COLUMNS, *STATICS))
     levels = LEVELS if set(variables or ()) & set(COLUMNS) else None
-    return choose(sample(grid, times, seed=int(number or seed), variables=flat, levels=levels), variables, source)
+    ds = choose(sample(grid, times, seed=int(number or seed), variables=flat, levels=levels), variables, source)
+    rates = [n for n in ds.data_vars if n != "crs" and variable(n).kind == "flux"]
+    return ds.assign({n: ds[n].assign_attrs(window_hours=1) for n in rates})  # means over the preceding hour
 
 def hourly(first, last) -> np.ndarray:  # (n,) datetime64[ns]
     "Every hour from first to last, both included."
@@ -419,7 +422,7 @@ def _try(strict, check, *args):
         warnings.warn(str(error), stacklevel=3)
         return {}
 
-# %% ../nbs/03_data.ipynb #05eb4854
+# %% ../nbs/03_data.ipynb #6c427e88
 def _plain(ds) -> xr.Dataset:
     "float32 within physical bounds, variables in the table's order, coordinates without leftovers."
     order = [*CHANNELS, *VARIABLES]
@@ -433,5 +436,5 @@ def _within(name, da):
     row = variable(name)
     inside = da.clip(row.low, row.high) if float(da.min()) >= row.low - _slack(row) and float(da.max()) <= row.high + _slack(row) else da
     about = dict(long_name=row.long_name, units=row.units) | ({"standard_name": row.standard_name} if row.standard_name else {})
-    notes = {k: da.attrs[k] for k in ("derived_from",) if k in da.attrs}
+    notes = {k: da.attrs[k] for k in ("derived_from", "window_hours") if k in da.attrs}
     return inside.astype("float32").drop_attrs().assign_attrs(about | notes)

@@ -72,12 +72,13 @@ EVENT_METRICS: dict[str, Metric] = {  # Wilks, Statistical Methods in the Atmosp
     "hss": Metric(_TABLE, _hss, 0, undefined=_SAME),  # Heidke
 }
 
-# %% ../nbs/25b_events.ipynb #54e97397
+# %% ../nbs/25b_events.ipynb #3f5756a2
 def window_cells(
     grid: Grid,
     scale: float,  # km, side of the square
 ) -> tuple[int, int]:  # rows, columns, both odd
     "The window that comes nearest to a square of this size. Raises `WeatherError` where it does not fit into the grid."
+    if min(grid.shape) < 2: raise WeatherError("A neighbourhood needs at least 2 rows and 2 columns, not {}×{}.".format(*grid.shape))
     if not scale > 0: raise WeatherError(f"A neighbourhood of {scale:g} km is none: give its side in km, as in 'fss>1@50'.")
     sides = tuple(2 * int(500 * scale / spacing.mean()) + 1 for spacing in (grid.dy, grid.dx))
     if sides[0] > grid.shape[0] or sides[1] > grid.shape[1]:

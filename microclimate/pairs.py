@@ -6,7 +6,8 @@
 __all__ = ['region_weights', 'land_sea', 'elevation_bands', 'edge_rings', 'flat', 'check_axis', 'units_of', 'valid_index',
            'as_slice', 'check_pair', 'check_climatology', 'Pair', 'blocks', 'Block', 'stream', 'Metric', 'split_name']
 
-# %% ../nbs/25a_pairs.ipynb #76ff9ed5
+# %% ../nbs/25a_pairs.ipynb #a0d26a5a
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/25a_pairs.ipynb #441acc3d
-from .climate import place
+# %% ../nbs/25a_pairs.ipynb #c6e820e3
+from .climate import check_axes, place
 from .core import COLUMNS, WeatherError, variable
 from .grid import Grid
 
-# %% ../nbs/25a_pairs.ipynb #c7e7722f
+# %% ../nbs/25a_pairs.ipynb #82b482d8
 def region_weights(
     grid: Grid,
     masks: dict,  # region name -> (h, w) bool, or None for the whole grid
@@ -32,6 +33,9 @@ def region_weights(
         raise WeatherError(f"Unknown weights '{weights}': use 'area', None for a plain mean, or an array of shape {grid.shape}.")
     base = grid.area_weights if isinstance(weights, str) else np.ones(grid.shape) if weights is None else np.asarray(weights, float)
     if base.shape != grid.shape: raise WeatherError(f"The weights have shape {base.shape}, but the grid has {grid.shape}.")
+    if not (np.isfinite(base) & (base >= 0)).all():
+        raise WeatherError("The weights hold negative or missing values: use 0 for what shall not count.")
+    if not masks: raise WeatherError("There is no region to score: give a mask, or None for every cell.")
     rows = [np.where(_mask(mask, grid, name), base, 0.0).ravel() for name, mask in masks.items()]
     for name, row in zip(masks, rows):
         if not row.sum() > 0: raise WeatherError(f"No cell is left to score in region '{name}': choose a larger region or a narrower edge.")
@@ -42,19 +46,22 @@ def _mask(mask, grid: Grid, name: str) -> np.ndarray:
     if mask is None: return np.ones(grid.shape, bool)
     mask = np.asarray(mask)
     if mask.shape != grid.shape: raise WeatherError(f"The mask of region '{name}' has shape {mask.shape}, but the grid has {grid.shape}.")
+    if not np.isin(mask, (0, 1)).all():
+        raise WeatherError(f"The mask of region '{name}' holds other values than True and False: make it by a comparison.")
     return mask.astype(bool)
 
-# %% ../nbs/25a_pairs.ipynb #922c410a
+# %% ../nbs/25a_pairs.ipynb #8946421e
 def land_sea(
     statics: xr.Dataset,  # with lsm (*grid)
 ) -> dict:  # 'land' and 'sea' -> (h, w) bool
     "Cells that are mostly land, and the others. Raises `WeatherError` where the data have no land fraction."
-    land = _static(statics, "lsm") >= 0.5
-    return {name: mask for name, mask in (("land", land), ("sea", ~land)) if mask.any()}
+    share = _static(statics, "lsm")
+    return {name: mask for name, mask in (("land", share >= 0.5), ("sea", share < 0.5)) if mask.any()}
 
-def _static(ds: xr.Dataset, name: str) -> np.ndarray:
+def _static(ds: xr.Dataset, name: str) -> np.ndarray:  # (h, w)
     if name not in ds: raise WeatherError(f"The data have no {name} ({variable(name).long_name}): open a source that has it.")
-    return ds[name].squeeze(drop=True).values
+    dims = Grid.from_dataset(ds).dims
+    return ds[name].isel({d: 0 for d in ds[name].dims if d not in dims}).transpose(*dims).values
 
 # %% ../nbs/25a_pairs.ipynb #7603361b
 def elevation_bands(
@@ -115,7 +122,7 @@ def _describe(grid: Grid) -> str:
     north, south, west, east = grid.box
     return f"{grid.shape[0]}×{grid.shape[1]} cells over {south:.2f}…{north:.2f} N, {west:.2f}…{east:.2f} E"
 
-# %% ../nbs/25a_pairs.ipynb #c4ff79c1
+# %% ../nbs/25a_pairs.ipynb #4da6554f
 def _check_variables(forecast: xr.Dataset, truth: xr.Dataset, names: Sequence[str] | None) -> list[str]:
     "The variables to score, present in both and in the same units; the forecast may have members, and nothing else beside the grid."
     fields = [str(n) for n in forecast.data_vars if {"init_time", "lead_time"} <= set(forecast[n].dims)]
@@ -126,6 +133,7 @@ def _check_variables(forecast: xr.Dataset, truth: xr.Dataset, names: Sequence[st
         if missing: raise WeatherError(f"The {what} lacks {', '.join(missing)}: pass variables=[…] with names that both hold.")
     for name in names:
         _check_units(name, forecast, truth, "truth")
+        _check_window(name, forecast, truth)
         extra = {*forecast[name].dims} - {"init_time", "lead_time", "number"} ^ {*truth[name].dims} - {"time"}
         if extra: raise WeatherError(f"'{name}' has dimension {', '.join(sorted(map(str, extra)))} on one side only: select one of them.")
     return names
@@ -138,6 +146,13 @@ def units_of(ds: xr.Dataset, name: str) -> str:
 def _check_units(name: str, forecast: xr.Dataset, other: xr.Dataset, what: str):
     ours, theirs = units_of(forecast, name), units_of(other, name)
     if ours != theirs: raise WeatherError(f"'{name}' is in {ours} in the forecast but in {theirs} in the {what}: convert one of them.")
+
+# %% ../nbs/25a_pairs.ipynb #7b6e37fa
+def _check_window(name: str, forecast: xr.Dataset, truth: xr.Dataset):
+    hours = [ds[name].attrs.get("window_hours") for ds in (forecast, truth)]
+    if None in hours or float(hours[0]) == float(hours[1]): return
+    raise WeatherError(f"'{name}' is a mean over {hours[0]:g} h in the forecast but over {hours[1]:g} h in the truth: "
+                       "bring both to one window.")
 
 # %% ../nbs/25a_pairs.ipynb #7394ac0b
 def valid_index(
@@ -174,7 +189,7 @@ def check_pair(
     order = ("number", "init_time", "lead_time", *grid.dims) if "number" in forecast.dims else ("init_time", "lead_time", *grid.dims)
     return forecast.transpose(*order, missing_dims="ignore"), truth[names].transpose("time", *grid.dims), grid
 
-# %% ../nbs/25a_pairs.ipynb #f6d86ef6
+# %% ../nbs/25a_pairs.ipynb #310cacb2
 def check_climatology(
     climatology: xr.Dataset,  # hour, perhaps dayofyear, and the grid
     forecast: xr.Dataset,  # from `check_pair`
@@ -183,6 +198,7 @@ def check_climatology(
     if "hour" not in climatology.dims:
         raise WeatherError(f"The climatology has no dimension hour, only {', '.join(map(str, climatology.dims))}: use `climatology`.")
     climatology = flat(climatology)
+    check_axes(climatology, "The climatology")
     missing = [n for n in forecast.data_vars if n not in climatology]
     if missing: raise WeatherError(f"The climatology lacks {', '.join(missing)}: make one with these variables, or leave them out.")
     grid = _check_grids(forecast, climatology, "climatology")
@@ -272,11 +288,15 @@ def blocks(
     for i in inits:
         for j in leads: yield i, j
 
-# %% ../nbs/25a_pairs.ipynb #4d3fa058
+# %% ../nbs/25a_pairs.ipynb #0065a753
+# one NaN makes the sum a NaN
+def _wide(values: np.ndarray) -> str:  # a sum in half precision would overflow
+    return "float32" if values.dtype == "float32" else "float64"
+
 def _has_gaps(name: str, forecast: np.ndarray, truth: np.ndarray, allowed: bool) -> bool:
     "Is a value missing on either side? Raises `WeatherError` with how many, unless that is allowed."
     sides = {"forecast": forecast, "truth": truth}
-    gaps = {what: values for what, values in sides.items() if not np.isfinite(values.sum())}  # one NaN makes the sum a NaN
+    gaps = {what: values for what, values in sides.items() if not np.isfinite(values.sum(dtype=_wide(values)))}
     for what, values in gaps.items():
         if allowed: break
         bad = int((~np.isfinite(values)).sum())
@@ -297,15 +317,15 @@ class Block:
     def shape(self) -> tuple[int, int]:  # initial times, leads
         return self.inits.stop - self.inits.start, self.leads.stop - self.leads.start
 
-# %% ../nbs/25a_pairs.ipynb #f4f79add
+# %% ../nbs/25a_pairs.ipynb #1a575db2
 def _states(field: xr.DataArray, at: np.ndarray) -> np.ndarray:  # (s, cell) float64; NaN where `at` is -1
     "The states at these ascending positions in time."
     known = at[at >= 0]
-    values = field.isel(time=as_slice(known)).values.reshape(len(known), -1).astype("float64")
+    values = field.isel(time=as_slice(known)).values.reshape(len(known), math.prod(field.shape[1:])).astype("float64")
     if len(known) == len(at): return values
     return np.concatenate([np.full_like(values, np.nan, shape=(len(at) - len(known), values.shape[1])), values])  # -1 sorts first
 
-# %% ../nbs/25a_pairs.ipynb #dd10933d
+# %% ../nbs/25a_pairs.ipynb #98dc64a2
 def _climate(climatology: xr.Dataset | None, name: str, time: np.ndarray) -> dict:  # 'mean', 'dry', 'heavy' -> (s, cell) float64
     "What is usual for a variable at some times."
     if climatology is None: return {}
@@ -313,6 +333,8 @@ def _climate(climatology: xr.Dataset | None, name: str, time: np.ndarray) -> dic
     fields = {key: f"{name}{suffix}" for key, suffix in (("mean", ""), ("dry", "_dry"), ("heavy", "_heavy"))}
     read = lambda n: climatology[n].isel(**at).transpose("time", ...).values.reshape(len(time), -1).astype("float64")
     found = {key: read(n) for key, n in fields.items() if n in climatology}
+    bad = sum(int((~np.isfinite(values)).sum()) for values in found.values())
+    if bad: raise WeatherError(f"The climatology of '{name}' has {bad} missing values at the times to score: make it from complete data.")
     limit = climatology[fields["dry"]].attrs.get("dry_below") if "dry" in found else None
     return found | ({} if limit is None else {"dry_below": np.full((len(time), 1), float(limit))})
 

@@ -19,8 +19,8 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-# %% ../nbs/20_rollout.ipynb #48ec84f9
-from .batch import Batch
+# %% ../nbs/20_rollout.ipynb #01353a4d
+from .batch import Batch, channels_of
 from .core import WeatherError, atomic, content_sha256, provenance as _provenance, with_cf
 from .grid import Grid, relaxation
 
@@ -118,13 +118,18 @@ def write_stream(
         with netCDF4.Dataset(part, "a") as file:
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
 
-# %% ../nbs/20_rollout.ipynb #940a54e0
+# %% ../nbs/20_rollout.ipynb #318006f8
 def _frames(model, ds, init_times, steps, boundary, width, device):
     channels = getattr(model, "channels", None)
     batch = Batch.from_dataset(ds, init_times, channels, model.history, model.step_hours).to(device)
     init_times = batch.metadata.time
     with torch.inference_mode():
-        for state in rollout(model, batch, steps, boundary, width): yield _frame(state, init_times)
+        for state in rollout(model, batch, steps, boundary, width): yield _with_windows(_frame(state, init_times), ds)
+
+def _with_windows(frame, ds):
+    "Rates are means over the same hours as those of the data that a model starts from."
+    hours = {n: ds[n].attrs["window_hours"] for n in frame.data_vars if n in ds and "window_hours" in ds[n].attrs}
+    return frame.assign({n: frame[n].assign_attrs(window_hours=h) for n, h in hours.items()})
 
 # %% ../nbs/20_rollout.ipynb #b65403fc
 def forecast(
@@ -176,7 +181,7 @@ def _facts(model, ds: xr.Dataset, device, facts: dict) -> dict:
     own = dict(model=model.name, device=str(device)) | {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
     return _provenance(**(own | facts))
 
-# %% ../nbs/20_rollout.ipynb #1037932c
+# %% ../nbs/20_rollout.ipynb #3117fcbd
 def forecast_archive(
     model: Callable[[Batch], Batch],  # as for `forecast`
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
@@ -190,19 +195,23 @@ def forecast_archive(
     **facts,  # further provenance
 ) -> list:  # of paths
     "Forecasts in files of `batch_size` initial times each. Raises `WeatherError` for a lead that is no multiple of the model's step."
-    check_lead(model, lead_hours), keep_hours and check_lead(model, keep_hours)
+    check_lead(model, lead_hours)
+    if keep_hours and (check_lead(model, keep_hours) < 1 or lead_hours % keep_hours):
+        raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, which is {keep_hours}.")
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     paths = [Path(folder) / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc" for g in groups]
-    facts |= dict(leads=[int(lead_hours), keep_hours])
+    carried = sorted(getattr(model, "channels", None) or channels_of(ds))
+    facts |= dict(leads=[int(lead_hours), keep_hours], variables=carried)
     for group, path in zip(tqdm(groups, desc=model.name, leave=False, disable=len(groups) < 2), paths):
         if _made_before(path, group, _facts(model, ds, device, facts)): continue
         forecast_to_file(model, ds, group, lead_hours, path, boundary, device=device, keep_hours=keep_hours, **facts).close()
     return paths
 
-# %% ../nbs/20_rollout.ipynb #483f5252
+# %% ../nbs/20_rollout.ipynb #269d6c9c
 def _made_before(path: Path, init_times: np.ndarray, facts: dict) -> bool:
     "Does the file hold the same forecasts from the same model, data and settings?"
-    if not path.is_file(): return False
-    with xr.open_dataset(path, engine="netcdf4", decode_timedelta=True) as ds:
-        same = np.array_equal(ds.init_time.values, np.asarray(init_times, "M8[ns]"))
-        return same and json.loads(ds.attrs.get("provenance", "{}")) == json.loads(json.dumps(facts, default=str))
+    try:
+        with xr.open_dataset(path, engine="netcdf4", decode_timedelta=True) as ds:
+            same = np.array_equal(ds.init_time.values, np.asarray(init_times, "M8[ns]"))
+            return same and json.loads(ds.attrs.get("provenance", "{}")) == json.loads(json.dumps(facts, default=str))
+    except (OSError, ValueError, AttributeError): return False  # no such file, or a damaged one

@@ -47,14 +47,15 @@ def shells(grid: Grid) -> Shells:
     found, starts, modes = np.unique(shell[order], return_index=True, return_counts=True)
     return Shells(order, starts, longest / found, modes)
 
-# %% ../nbs/25d_spectra.ipynb #01e4db9e
+# %% ../nbs/25d_spectra.ipynb #30215182
 def power(
     fields: np.ndarray,  # (n, cell) or (n, h, w), without missing values
     grid: Grid,
     sums: Shells,  # from `shells`
 ) -> np.ndarray:  # (n, shell), the field's units squared
     "Variance in each shell, by the discrete cosine transform (Denis, Côté and Laprise 2002)."
-    modes = dctn(np.reshape(fields, (-1, *grid.shape)).astype("float64"), axes=(1, 2), norm="ortho").reshape(len(fields), -1) ** 2
+    fields = np.reshape(fields, (len(fields), *grid.shape)).astype("float64")
+    modes = dctn(fields, axes=(1, 2), norm="ortho").reshape(len(fields), grid.shape[0] * grid.shape[1]) ** 2
     return np.add.reduceat(modes[:, sums.order], sums.starts, axis=1) / modes.shape[1]
 
 # %% ../nbs/25d_spectra.ipynb #f8b95823

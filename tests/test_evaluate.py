@@ -114,4 +114,4 @@ def test_gulf_2007_has_the_published_errors(shared, tmp_path):
 ], ids=["forecast", "climatology", "variable", "lead"])
 def test_what_cannot_be_evaluated_is_said(tmp_path, wrong, sentence):
     done = papermill("run_evaluate.ipynb", tmp_path, **SHORT | wrong)
-    assert done.returncode != 0 and "WeatherError" in done.stderr and sentence in done.stderr.splitlines()[-1], done.stderr[-1500:]
+    assert done.returncode != 0 and "WeatherError" in done.stderr and sentence in done.stderr.strip().splitlines()[-1], done.stderr[-1500:]
