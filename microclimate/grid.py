@@ -128,10 +128,10 @@ def dy(self: Grid) -> np.ndarray:  # (h, w) m
     "Distance between neighbouring rows."
     return _spacing(self, 0)
 
-# %% ../nbs/01_grid.ipynb #99b2bb32
+# %% ../nbs/01_grid.ipynb #2b1a55f2
 @patch(as_prop=True)
 def area_weights(self: Grid) -> np.ndarray:  # (h, w), mean 1
-    "Area of each cell over the mean area: cos φ on a regular box, dx·dy on a projected grid."
+    "Area of each cell over the mean area: cos φ on a regular box of even spacing, dx·dy on a projected grid."
     area = np.cos(np.radians(self.lat2d)) if self.regular else self.dx * self.dy
     return area / area.mean()
 
