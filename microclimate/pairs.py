@@ -155,7 +155,7 @@ def _check_window(name: str, forecast: xr.Dataset, truth: xr.Dataset):
     raise WeatherError(f"'{name}' is a mean over {hours[0]:g} h in the forecast but over {hours[1]:g} h in the truth: "
                        "bring both to one window.")
 
-# %% ../nbs/25a_pairs.ipynb #41e5d31f
+# %% ../nbs/25a_pairs.ipynb #41e4ff04
 def over_hours(
     ds: xr.Dataset,  # along `time`, or init_time and lead_time, evenly spaced
     hours: int,  # length of the window, a multiple of the spacing
@@ -166,7 +166,7 @@ def over_hours(
     if len(spacing) != 1 or hours % spacing[0]:
         raise WeatherError(f"A mean over {hours} h needs times evenly apart, a whole number of times in {hours} h: take another window.")
     own = {rates[n].attrs.get("window_hours", spacing[0]) for n in rates.data_vars}
-    if own != {spacing[0]}: raise WeatherError(f"The rates are means over {own} h, but their times {spacing[0]:g} h apart: open every time.")
+    if own != {spacing[0]}: raise WeatherError(f"The rates are means over {own} h, their times {spacing[0]:g} h apart: open every time.")
     count = int(hours // spacing[0])
     means = rates.rolling({dim: count}).mean().isel({dim: slice(count - 1, None)})
     about = {n: rates[n].attrs | dict(window_hours=hours) for n in rates.data_vars}
