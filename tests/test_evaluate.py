@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from test_runs import COLUMNS, papermill
 
 from microclimate.core import sha256, verify
@@ -80,10 +81,23 @@ def test_files_of_others_and_stations(norway, tmp_path):
     files = [str(ours), str(tmp_path / "theirs.zarr"), "persistence"]
     both = evaluate(tmp_path, **SHORT | dict(forecasts=files, start=None, end=None, observations=[str(tmp_path / "seen.nc")]))
     names = [name for name in dict.fromkeys(both.model) if name != "persistence"]
-    assert len(names) == 2
+    assert len(names) == 2 and "theirs" in names
     for name in names: np.testing.assert_allclose(rmse(both, name), rmse(table, "sfno-tiny"), rtol=1e-5)
     assert set(both[both.region == "stations"].model) == {*names, "persistence"}
     assert len(list(tmp_path.glob("stations_*_2t.nc"))) == 3
+
+
+def test_an_ensemble_beside_a_baseline(norway, tmp_path):
+    "Members are scored as such, the baseline beside them is not asked for its spread; ranks and reliability are drawn."
+    one = open_forecast(next((norway[0] / "forecasts").glob("sfno-tiny*.nc")), variables=["2t"]).load()
+    members = [one + float(shift) for shift in np.random.default_rng(0).normal(size=5)]
+    crowd = xr.concat(members, pd.Index(range(5), name="number")).assign_attrs(one.attrs, model="crowd")
+    crowd["2t"].attrs = one["2t"].attrs
+    write_wb2(crowd, tmp_path / "crowd.zarr")
+    changed = dict(forecasts=[str(tmp_path / "crowd.zarr"), "persistence"], start=None, end=None, variables=["2t"], thresholds={"2t": [285]})
+    table = evaluate(tmp_path, **SHORT | changed)
+    assert set(table[table.metric == "crps"].model) == {"crowd"} and table[table.metric == "spread_skill"].value.notna().all()
+    assert {"ranks_crowd.png", "reliability_crowd_2t.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_met_norway_is_its_own_truth(shared, tmp_path):
