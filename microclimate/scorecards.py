@@ -488,7 +488,7 @@ def _split(ax, below: float, gap: float = 0.1):  # inches
     ax.tick_params(labelbottom=False)
     return ax.figure.add_axes((box.x0, box.y0, box.width, below / height), sharex=ax)
 
-# %% ../nbs/26b_scorecards.ipynb #e0855809
+# %% ../nbs/26b_scorecards.ipynb #76e0fa74
 def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     "One variable: power above, ratio below."
     power = _bands(power)
@@ -501,8 +501,8 @@ def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     strip.axhline(1, color=COLOURS["truth"], linewidth=0.8, zorder=1)
     ax.set(xscale="log", yscale="log", xlim=(wide.max(), wide.min()))
     ax.yaxis.set_minor_locator(NullLocator())
-    low, high = strip.get_ylim()
-    strip.set(yscale="log", ylim=(max(1e-2, min(low, 0.4)), min(1e2, max(high, 2.5))))
+    ratios = np.concatenate([line.get_ydata() for line in strip.lines[:len(hours)]])
+    strip.set(yscale="log", ylim=(np.clip(0.8 * np.nanmin(ratios), 1e-2, 0.4), np.clip(1.2 * np.nanmax(ratios), 2.5, 1e2)))
     _plain_log(strip.xaxis)
     strip.yaxis.set_major_locator(LogLocator(numticks=4))
     strip.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

@@ -94,8 +94,8 @@ def test_an_ensemble_beside_a_baseline(norway, tmp_path):
     crowd = xr.concat(members, pd.Index(range(5), name="number")).assign_attrs(one.attrs, model="crowd")
     crowd["2t"].attrs = one["2t"].attrs
     write_wb2(crowd, tmp_path / "crowd.zarr")
-    changed = dict(forecasts=[str(tmp_path / "crowd.zarr"), "persistence"], start=None, end=None, variables=["2t"], thresholds={"2t": [285]})
-    table = evaluate(tmp_path, **SHORT | changed)
+    forecasts = [str(tmp_path / "crowd.zarr"), "persistence"]
+    table = evaluate(tmp_path, **SHORT | dict(forecasts=forecasts, start=None, end=None, variables=["2t"], thresholds={"2t": [285]}))
     assert set(table[table.metric == "crps"].model) == {"crowd"} and table[table.metric == "spread_skill"].value.notna().all()
     assert {"ranks_crowd.png", "reliability_crowd_2t.png"} <= {path.name for path in tmp_path.iterdir()}
 
