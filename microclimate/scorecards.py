@@ -488,7 +488,7 @@ def _split(ax, below: float, gap: float = 0.1):  # inches
     ax.tick_params(labelbottom=False)
     return ax.figure.add_axes((box.x0, box.y0, box.width, below / height), sharex=ax)
 
-# %% ../nbs/26b_scorecards.ipynb #76e0fa74
+# %% ../nbs/26b_scorecards.ipynb #d648d6c8
 def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     "One variable: power above, ratio below."
     power = _bands(power)
@@ -504,7 +504,7 @@ def _spectrum_panel(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     ratios = np.concatenate([line.get_ydata() for line in strip.lines[:len(hours)]])
     strip.set(yscale="log", ylim=(np.clip(0.8 * np.nanmin(ratios), 1e-2, 0.4), np.clip(1.2 * np.nanmax(ratios), 2.5, 1e2)))
     _plain_log(strip.xaxis)
-    strip.yaxis.set_major_locator(LogLocator(numticks=4))
+    strip.yaxis.set_major_locator(LogLocator(subs=(1, 3) if np.ptp(np.log10(strip.get_ylim())) < 2 else (1,)))
     strip.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     strip.yaxis.set_minor_locator(NullLocator())
     strip.set_xlabel("wavelength (km)", labelpad=1)
