@@ -214,7 +214,7 @@ def check_pair(
     order = ("number", "init_time", "lead_time", *grid.dims) if "number" in forecast.dims else ("init_time", "lead_time", *grid.dims)
     return forecast.transpose(*order, missing_dims="ignore"), truth[names].transpose("time", *grid.dims), grid
 
-# %% ../nbs/25a_pairs.ipynb #310cacb2
+# %% ../nbs/25a_pairs.ipynb #98577fcc
 def check_climatology(
     climatology: xr.Dataset,  # hour, perhaps dayofyear, and the grid
     forecast: xr.Dataset,  # from `check_pair`
@@ -223,7 +223,7 @@ def check_climatology(
     if "hour" not in climatology.dims:
         raise WeatherError(f"The climatology has no dimension hour, only {', '.join(map(str, climatology.dims))}: use `climatology`.")
     climatology = flat(climatology)
-    check_axes(climatology, "The climatology")
+    check_axes(climatology, "the climatology")
     missing = [n for n in forecast.data_vars if n not in climatology]
     if missing: raise WeatherError(f"The climatology lacks {', '.join(missing)}: make one with these variables, or leave them out.")
     grid = _check_grids(forecast, climatology, "climatology")

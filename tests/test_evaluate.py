@@ -84,7 +84,7 @@ def test_files_of_others_and_stations(norway, tmp_path):
     assert len(names) == 2 and "theirs" in names
     for name in names: np.testing.assert_allclose(rmse(both, name), rmse(table, "sfno-tiny"), rtol=1e-5)
     assert set(both[both.region == "stations"].model) == {*names, "persistence"}
-    assert len(list(tmp_path.glob("stations_*_2t.nc"))) == 3
+    assert len(list(tmp_path.glob("stations_*_2t.nc"))) == 3 and (tmp_path / "meteogram_2t.png").is_file()
 
 
 def test_an_ensemble_beside_a_baseline(norway, tmp_path):
