@@ -181,7 +181,7 @@ def _facts(model, ds: xr.Dataset, device, facts: dict) -> dict:
     own = dict(model=model.name, device=str(device)) | {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
     return _provenance(**(own | facts))
 
-# %% ../nbs/20_rollout.ipynb #6bc6f6fd
+# %% ../nbs/20_rollout.ipynb #78cc2544
 def forecast_archive(
     model: Callable[[Batch], Batch],  # as for `forecast`
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
@@ -204,9 +204,10 @@ def forecast_archive(
     facts |= dict(leads=[int(lead_hours), keep_hours], variables=carried)
     for group, path in zip(tqdm(groups, desc=model.name, leave=False, disable=len(groups) < 2), paths):
         if _made_before(path, group, _facts(model, ds, device, facts)): continue
-        with warnings.catch_warnings():  # that the air has been replaced is said once, and baselines know of no air
-            if group is not groups[0] or not hasattr(model, "channels"): warnings.filterwarnings("ignore", "After .* h the air")
-            forecast_to_file(model, ds, group, lead_hours, path, boundary, device=device, keep_hours=keep_hours, **facts).close()
+        with warnings.catch_warnings():  # that the air has been replaced is said once, and of models only
+            if path is not paths[0] or not hasattr(model, "channels"): warnings.filterwarnings("ignore", "After .* h the air")
+            done = forecast_to_file(model, ds, group, lead_hours, path, boundary, device=device, keep_hours=keep_hours, **facts)
+        done.close()
     return paths
 
 # %% ../nbs/20_rollout.ipynb #269d6c9c
