@@ -219,6 +219,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'microclimate.evaluate.score': ('evaluate.html#score', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate.statistics': ('evaluate.html#statistics', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate.to_table': ('evaluate.html#to_table', 'microclimate/evaluate.py'),
+                                       'microclimate.evaluate.usual_block': ('evaluate.html#usual_block', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate.usual_metrics': ('evaluate.html#usual_metrics', 'microclimate/evaluate.py'),
                                        'microclimate.evaluate.with_common_gaps': ( 'evaluate.html#with_common_gaps',
                                                                                    'microclimate/evaluate.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'OF_TRUTH', 'METRICS', 'VECTOR', 'TABLE', 'statistics', 'combine', 'metric_of', 'finish', 'fields_of',
-           'score', 'needs', 'with_vector_wind', 'with_skill', 'resample', 'metric_units', 'to_table', 'compare',
-           'usual_metrics', 'with_common_gaps', 'common_starts', 'error_maps']
+           'score', 'needs', 'with_vector_wind', 'with_skill', 'resample', 'usual_block', 'metric_units', 'to_table',
+           'compare', 'usual_metrics', 'with_common_gaps', 'common_starts', 'error_maps']
 
 # %% ../nbs/25_evaluate.ipynb #20b5d1a4
 import inspect
@@ -266,6 +266,14 @@ def resample(
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
     return xr.DataArray(np.concatenate([once, drawn[:, block]]), dims=("sample", "init_time"), attrs=dict(blocks=int(count)))
 
+# %% ../nbs/25_evaluate.ipynb #163aa7fc
+def usual_block(
+    init_time: np.ndarray,  # (n,) datetime64
+    lead_hours: float,  # the longest
+) -> float:  # hours
+    "A twelfth of the period, but five days and the longest lead at least."
+    return max(lead_hours, 120.0, float((init_time.max() - init_time.min()) / np.timedelta64(1, "h")) / 12)
+
 # %% ../nbs/25_evaluate.ipynb #da9284f4
 def metric_units(
     metric: str,  # a key of METRICS with its numbers, or 'skill_…'
@@ -323,14 +331,14 @@ def _student(blocks: int) -> float:
     if blocks < 2: return 1.0
     return float(np.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, 0.975) / ndtri(0.975))
 
-# %% ../nbs/25_evaluate.ipynb #83a41792
+# %% ../nbs/25_evaluate.ipynb #fc16c817
 def compare(
     forecasts: Sequence[xr.Dataset],  # each with attributes model and boundary
     truth: xr.Dataset,  # time and the grid
     references: Sequence[str] = ("persistence", "climatology"),  # models to measure skill against, where present
     metrics: Sequence[str] | None = None,  # keys of METRICS, with numbers; of ensembles for those that are; default: `usual_metrics`
     samples: int = 1000,  # of the bootstrap; 0 for no intervals
-    block_hours: float | None = None,  # default: the longest lead, and five days at least
+    block_hours: float | None = None,  # default: see `usual_block`
     seed: int = 0,  # of the bootstrap
     **options,  # variables, climatology, mask, weights, missing: see `statistics`
 ) -> pd.DataFrame:  # one table of all scores, with the columns of TABLE
@@ -342,7 +350,7 @@ def compare(
     own = [[m for m in metrics if "number" in f.dims or split_name(m)[0] not in ENSEMBLE_METRICS] for f in together]
     stats = [with_vector_wind(statistics(f, truth, needs(m), **options)) for f, m in zip(together, own)]
     longest = max(float(s.lead_time.max() / np.timedelta64(1, "h")) for s in stats)
-    draws = resample(common, samples, block_hours or max(longest, 120), seed)
+    draws = resample(common, samples, block_hours or usual_block(common, longest), seed)
     scored = [finish(s, m, draws) for s, m in zip(stats, own)]
     bases = {}
     for s in scored:
