@@ -114,6 +114,7 @@ def test_gulf_2007_has_the_published_errors(shared, tmp_path):
                      start="2007-01-01T00", end="2007-12-31T21", every_hours=3, lead_hours=48, keep_hours=3, climatology="2003/2006",
                      weights="plain", thresholds={}, batch_size=512, samples=200)
     for name, (persistence, climatology) in PUBLISHED.items():
+        # half of the last digit, and a little for 10u at 48 h: 3.3247, which the table has as 3.33
         np.testing.assert_allclose(rmse(table, "persistence").loc[name, [3, 6, 12, 24, 48]], persistence, atol=0.0055)
         assert (rmse(table, "climatology").loc[name] < climatology + 0.1).all()
     skill = table[(table.model == "climatology") & (table.metric == "skill_persistence") & (table.region == "all")]
