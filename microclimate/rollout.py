@@ -19,9 +19,9 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-# %% ../nbs/20_rollout.ipynb #01353a4d
+# %% ../nbs/20_rollout.ipynb #852546ac
 from .batch import Batch, channels_of
-from .core import WeatherError, atomic, content_sha256, provenance as _provenance, with_cf
+from .core import WeatherError, atomic, content_sha256, provenance as _provenance, variable, with_cf
 from .grid import Grid, relaxation
 
 # %% ../nbs/20_rollout.ipynb #81a6ba35
@@ -118,7 +118,7 @@ def write_stream(
         with netCDF4.Dataset(part, "a") as file:
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
 
-# %% ../nbs/20_rollout.ipynb #318006f8
+# %% ../nbs/20_rollout.ipynb #783e237d
 def _frames(model, ds, init_times, steps, boundary, width, device):
     channels = getattr(model, "channels", None)
     batch = Batch.from_dataset(ds, init_times, channels, model.history, model.step_hours).to(device)
@@ -127,9 +127,10 @@ def _frames(model, ds, init_times, steps, boundary, width, device):
         for state in rollout(model, batch, steps, boundary, width): yield _with_windows(_frame(state, init_times), ds)
 
 def _with_windows(frame, ds):
-    "Rates are means over the same hours as those of the data that a model starts from."
-    hours = {n: ds[n].attrs["window_hours"] for n in frame.data_vars if n in ds and "window_hours" in ds[n].attrs}
-    return frame.assign({n: frame[n].assign_attrs(window_hours=h) for n, h in hours.items()})
+    "Rates are means over the same hours as those of the data that a model starts from: what they say, else the step between their times."
+    rates = [n for n in frame.data_vars if n != "crs" and variable(n).kind == "flux"]
+    hours = {n: ds[n].attrs.get("window_hours", ds.attrs.get("step_hours")) for n in rates}
+    return frame.assign({n: frame[n].assign_attrs(window_hours=h) for n, h in hours.items() if h})
 
 # %% ../nbs/20_rollout.ipynb #b65403fc
 def forecast(
@@ -181,7 +182,7 @@ def _facts(model, ds: xr.Dataset, device, facts: dict) -> dict:
     own = dict(model=model.name, device=str(device)) | {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
     return _provenance(**(own | facts))
 
-# %% ../nbs/20_rollout.ipynb #78cc2544
+# %% ../nbs/20_rollout.ipynb #3da7f1ca
 def forecast_archive(
     model: Callable[[Batch], Batch],  # as for `forecast`
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
@@ -196,7 +197,8 @@ def forecast_archive(
 ) -> list:  # of paths
     "Forecasts in files of `batch_size` initial times each. Raises `WeatherError` for a lead that is no multiple of the model's step."
     check_lead(model, lead_hours)
-    if keep_hours and (check_lead(model, keep_hours) < 1 or lead_hours % keep_hours):
+    if keep_hours: check_lead(model, keep_hours)
+    if keep_hours and lead_hours % keep_hours:
         raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, which is {keep_hours}.")
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     paths = [Path(folder) / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc" for g in groups]
