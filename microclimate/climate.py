@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/06_climate.ipynb #fc74b47b
-from .core import WeatherError, canonical, project_path, provenance, save_dataset, variable
+# %% ../nbs/06_climate.ipynb #5a251206
+from .core import WeatherError, canonical, cuts, project_path, provenance, save_dataset, variable
 from .grid import Grid, region as named_region
 
 # %% ../nbs/06_climate.ipynb #4ac40b75
@@ -71,18 +71,10 @@ def _slots(time, by, window_days) -> _Slots:
     hours, daily = np.unique(hour), year and by != "hour"
     return _Slots(hours, np.searchsorted(hours, hour), (day - 1) * daily, daily, window_days)
 
-# %% ../nbs/06_climate.ipynb #637f91d0
+# %% ../nbs/06_climate.ipynb #05038cb0
 PIECE = 2**27  # bytes of one variable read at once
 
-def _cuts(da, dim, n) -> list:  # of slices
-    "At most n steps along a dimension at a time, whole dask chunks where there are chunks."
-    ends, starts = np.cumsum(da.chunksizes.get(dim, (1,) * da.sizes[dim])), [0]
-    while starts[-1] < ends[-1]:
-        reach = ends[(ends > starts[-1]) & (ends <= starts[-1] + max(n, 1))]
-        starts.append(int(reach[-1] if len(reach) else ends[ends > starts[-1]][0]))
-    return [slice(a, b) for a, b in zip(starts, starts[1:])]
-
-# %% ../nbs/06_climate.ipynb #bc95c924
+# %% ../nbs/06_climate.ipynb #0dc52385
 def _ahead(da): return [d for d in ("init_time", "lead_time", "time") if d in da.dims]
 
 def _rest(da): return [d for d in da.dims if d not in _ahead(da)]
@@ -91,9 +83,10 @@ def _pieces(da) -> Iterator:  # of (which of the flattened times, values (k, …
     "A field over its times, a piece at a time; of overlapping runs, whole runs where they fit."
     ahead, rest = _ahead(da), _rest(da)
     most = PIECE // (8 * int(np.prod([da.sizes[d] for d in rest])))
-    cuts = [_cuts(da, d, most // int(np.prod([da.sizes[e] for e in ahead[k + 1 :]]))) for k, d in enumerate(ahead)]
+    inner = [int(np.prod([da.sizes[e] for e in ahead[k + 1 :]])) for k in range(len(ahead))]
+    along = [cuts(da.sizes[d], da.chunksizes.get(d), most // n) for d, n in zip(ahead, inner)]
     order = np.arange(np.prod([da.sizes[d] for d in ahead])).reshape([da.sizes[d] for d in ahead])
-    for cut in product(*cuts):
+    for cut in product(*along):
         values = da.isel(dict(zip(ahead, cut))).transpose(*ahead, *rest).values
         yield order[cut].ravel(), values.reshape(-1, *values.shape[len(ahead) :])
 
@@ -147,7 +140,7 @@ def split_amounts(
     below, above = (np.where(count, at(k), dry) for k in (low, low + 1))
     return 1 - count / len(pool), below + (position - low) * (above - below)
 
-# %% ../nbs/06_climate.ipynb #2ac62f64
+# %% ../nbs/06_climate.ipynb #aa9eef34
 def _step_hours(ds) -> float:
     "Hours over which a rate is a mean: what `open_weather` noted, else the smallest gap between times."
     if "step_hours" in ds.attrs: return float(ds.attrs["step_hours"])
@@ -160,7 +153,7 @@ def _limits(ds, slots, dry) -> dict:  # tp_dry, tp_heavy
     tp, rate = ds["tp"], dry / _step_hours(ds)
     ahead, rest = _ahead(tp), _rest(tp)
     found = np.empty((2, *slots.shape, *(tp.sizes[d] for d in rest)), "float32")
-    for rows in _cuts(tp, rest[0], PIECE * tp.sizes[rest[0]] // (8 * tp.size)):
+    for rows in cuts(tp.sizes[rest[0]], tp.chunksizes.get(rest[0]), PIECE * tp.sizes[rest[0]] // (8 * tp.size)):
         values = tp.isel({rest[0]: rows}).transpose(*ahead, *rest).values
         parts = _by_slot(values.reshape(len(slots.hour), -1), slots, rate)
         found[:, :, :, rows] = parts.reshape(2, *slots.shape, *values.shape[len(ahead) :])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VARIABLES', 'CHANNELS', 'STATICS', 'LEVELS', 'SURFACE', 'COLUMNS', 'WeatherError', 'Variable', 'variable',
            'canonical', 'project_root', 'project_path', 'assets', 'shared_data', 'atomic', 'check_folder', 'write_json',
-           'set_seed', 'pick_device', 'sha256', 'provenance', 'with_cf', 'content_sha256', 'encoding', 'save_dataset',
-           'verify']
+           'cuts', 'as_slice', 'set_seed', 'pick_device', 'sha256', 'provenance', 'with_cf', 'content_sha256',
+           'encoding', 'save_dataset', 'verify']
 
 # %% ../nbs/00_core.ipynb #8c314ef4
 import contextlib, difflib, hashlib, importlib.metadata, importlib.util, json, os, random, re, subprocess, sys, uuid
@@ -23,7 +23,7 @@ import xarray as xr
 class WeatherError(ValueError):
     "What is wrong with the input, where, and what to do about it, in one sentence."
 
-# %% ../nbs/00_core.ipynb #0c2ce377
+# %% ../nbs/00_core.ipynb #c260c546
 @dataclass(frozen=True)
 class Variable:
     "One field of the atmosphere as this package keeps it."
@@ -38,7 +38,7 @@ class Variable:
     transform: str = "none"  # 'log1p' for precipitation, else 'none'
     aliases: tuple = ()  # names used by other centres and stores
 
-# %% ../nbs/00_core.ipynb #fa77b005
+# %% ../nbs/00_core.ipynb #254fd529
 _table = [
     Variable("2t", "2 m temperature", "air_temperature", "K", "state", 170, 340, 2.0,
              aliases=("t2m", "2m_temperature", "air_temperature_2m", "temperature_2m", "tas")),
@@ -86,7 +86,7 @@ _table = [
 ]
 VARIABLES: dict[str, Variable] = {v.name: v for v in _table}
 
-# %% ../nbs/00_core.ipynb #15c05b0a
+# %% ../nbs/00_core.ipynb #92115e84
 CHANNELS = ("2t", "2d", "10u", "10v", "msl", "tp", "ssrd", "strd", "tcc", "z500", "t850", "r700", "w500")
 STATICS = ("z_sfc", "lsm", "slt")
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)  # hPa
@@ -174,6 +174,31 @@ def write_json(obj: dict, path: str | Path) -> Path:
     "Write a JSON file, atomically."
     with atomic(path) as part: part.write_text(json.dumps(obj, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     return Path(path)
+
+# %% ../nbs/00_core.ipynb #b681188b
+def cuts(
+    size: int,  # of an axis
+    chunks: tuple | None,  # lengths of its chunks, as in `DataArray.chunksizes`; None where there are none
+    most: int,  # length of a piece
+) -> list:  # of slices
+    "Pieces of an axis, made of whole chunks; a chunk that is longer is a piece of its own."
+    ends, pieces, start = np.cumsum(chunks) if chunks else np.arange(1, size + 1), [], 0
+    while start < size:
+        fits = ends[(ends > start) & (ends <= start + max(1, most))]
+        stop = int(fits[-1] if fits.size else ends[ends > start][0])
+        pieces.append(slice(start, stop))
+        start = stop
+    return pieces
+
+# %% ../nbs/00_core.ipynb #995b3418
+def as_slice(
+    index: np.ndarray,  # (n,) positions
+) -> np.ndarray | slice:
+    "The same positions as a slice, where they are evenly spaced in either direction."
+    step = int(index[1] - index[0]) if len(index) > 1 else 1
+    if not len(index) or step == 0 or (np.diff(index) != step).any(): return index
+    stop = int(index[-1]) + (1 if step > 0 else -1)
+    return slice(int(index[0]), stop if stop >= 0 else None, step)
 
 # %% ../nbs/00_core.ipynb #58f88e0c
 def set_seed(seed: int) -> torch.Generator:  # a CPU generator with that seed

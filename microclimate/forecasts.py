@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/03c_forecasts.ipynb #ab5ae803
-from .core import (CHANNELS, COLUMNS, VARIABLES, WeatherError, atomic, check_folder, content_sha256, project_path,
+# %% ../nbs/03c_forecasts.ipynb #e1611b2c
+from .core import (CHANNELS, COLUMNS, VARIABLES, WeatherError, as_slice, atomic, check_folder, content_sha256, project_path,
                                provenance, sha256, variable)
 from .grid import Grid, region as named_region
 from .data import _upright, columns, expand, find, join, read, time_span
@@ -208,7 +208,7 @@ def from_run(
 
 _alike = dict(coords="minimal", compat="override", join="override", combine_attrs="override")
 
-# %% ../nbs/03c_forecasts.ipynb #dadfae31
+# %% ../nbs/03c_forecasts.ipynb #88fbe37d
 def _spacing(ds) -> float | None:
     "Hours between leads, where they are evenly spaced from the start of the run on."
     gaps = np.diff(ds["lead_time"].values, prepend=np.timedelta64(0, "ns")) / np.timedelta64(1, "h")
@@ -218,15 +218,10 @@ def _ahead(part) -> xr.Dataset:
     "Without the initial state. Raises `WeatherError` where nothing else is there."
     later = part["lead_time"].values > np.timedelta64(0)
     if not later.any(): raise WeatherError(f"{part.attrs['path']} holds only initial states, no forecast: open later lead times too.")
-    part = part.isel(lead_time=_slice(later))
+    part = part.isel(lead_time=as_slice(np.flatnonzero(later)))
     if "content_sha256" in part.attrs: return part  # ours: their leads may be further apart than the model's steps
     rates = [n for n, da in part.items() if n != "crs" and variable(n).kind == "flux" and "window_hours" not in da.attrs]
     return part.assign({n: part[n].assign_attrs(window_hours=_spacing(part)) for n in rates if _spacing(part)})
-
-def _slice(mask):
-    "The same positions as a slice where they are neighbours: a slice is read without what lies around it."
-    at = np.flatnonzero(mask)
-    return slice(at[0], at[-1] + 1) if len(at) and np.ptp(at) == len(at) - 1 else at
 
 # %% ../nbs/03c_forecasts.ipynb #f3ebced0
 def check_alike(
@@ -356,7 +351,7 @@ def _loaded(group, start, asked, **cut) -> list:  # of one forecast, or of none
     check_units(ds, group[0][0])
     return [ds.assign_attrs(_about(group))]
 
-# %% ../nbs/03c_forecasts.ipynb #9945e88f
+# %% ../nbs/03c_forecasts.ipynb #232ed47b
 def _parts(files, variables, box, span, source) -> list:  # of forecasts
     "Every file with both axes, and every run of the others, as a forecast of its own."
     asked, cut = CHANNELS if variables is None else variables, dict(wanted=expand(variables), box=box)
@@ -364,7 +359,7 @@ def _parts(files, variables, box, span, source) -> list:  # of forecasts
     runs = by_start(others)
     inside = _inside([*(t for p in parts for t in p["init_time"].values), *runs], span, source)
     *whole, last = np.split(inside, np.cumsum([p.sizes["init_time"] for p in parts]).astype(int))
-    parts = [p.isel(init_time=_slice(use)) for p, use in zip(parts, whole) if use.any()]
+    parts = [p.isel(init_time=as_slice(np.flatnonzero(use))) for p, use in zip(parts, whole) if use.any()]
     return parts + [ds for (start, group), use in zip(runs.items(), last) if use for ds in _loaded(group, start, asked, **cut)]
 
 # %% ../nbs/03c_forecasts.ipynb #b4163ce8

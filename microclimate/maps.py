@@ -8,7 +8,7 @@ __all__ = ['STYLE', 'HEAD', 'SYNTHETIC', 'LOOKS', 'CITIES', 'style', 'headline',
            'corners', 'map_aspect', 'map_axes', 'draw', 'colour_bar', 'draw_isobars', 'turn_wind', 'draw_barbs',
            'places_in', 'nearest_cell', 'draw_places']
 
-# %% ../nbs/26a_maps.ipynb #8a9b4894
+# %% ../nbs/26a_maps.ipynb #56f56922
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from .core import WeatherError, assets, variable
-from .grid import Grid, distance
+from .grid import GRAVITY, Grid, distance
 
 # %% ../nbs/26a_maps.ipynb #2f551c2e
 STYLE = {
@@ -132,7 +132,7 @@ class Look:
 
     def __call__(self, x): return x * self.factor + self.offset
 
-# %% ../nbs/26a_maps.ipynb #ed9d6148
+# %% ../nbs/26a_maps.ipynb #3f73974f
 _celsius, _wind = Look("roma_r", "°C", offset=-273.15), Look("vik", "m s⁻¹", centred=True)
 _hpa, _percent = Look("batlow", "hPa", 0.01, part=(0.1, 1.0)), tuple(range(0, 101, 10))
 LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
@@ -143,7 +143,7 @@ LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "ssrd": Look("lajolla", "W m⁻²", low=0, least=100, part=(0.25, 1.0)), "strd": Look("lipari", "W m⁻²", part=(0.2, 1.0)),
     "tcc": Look("oslo", "%", 100, levels=_percent, part=(0.38, 1.0)), "z": Look("batlow", "dam", 1 / 98.0665, part=(0.1, 1.0)),
     "r": Look("lapaz_r", "%", levels=_percent), "2r": Look("lapaz_r", "%", levels=_percent), "w": Look("vik", "Pa s⁻¹", centred=True),
-    "q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "2q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "z_sfc": Look("bamako", "m", 1 / 9.80665),
+    "q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "2q": Look("lapaz_r", "g kg⁻¹", 1000, low=0), "z_sfc": Look("bamako", "m", 1 / GRAVITY),
     "lsm": Look("lapaz", "%", 100, levels=_percent), "slt": Look("batlow", "class"),
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['region_weights', 'land_sea', 'elevation_bands', 'edge_rings', 'flat', 'check_axis', 'units_of', 'over_hours',
-           'valid_index', 'as_slice', 'check_pair', 'check_climatology', 'Pair', 'blocks', 'Block', 'stream', 'Metric',
+           'valid_index', 'check_pair', 'check_climatology', 'Pair', 'blocks', 'Block', 'stream', 'Metric',
            'split_name']
 
 # %% ../nbs/25a_pairs.ipynb #a0d26a5a
@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/25a_pairs.ipynb #c6e820e3
+# %% ../nbs/25a_pairs.ipynb #2b183786
 from .climate import check_axes, place
-from .core import COLUMNS, WeatherError, variable
-from .grid import Grid
+from .core import COLUMNS, WeatherError, as_slice, cuts, variable
+from .grid import GRAVITY, Grid
 
 # %% ../nbs/25a_pairs.ipynb #82b482d8
 def region_weights(
@@ -64,13 +64,13 @@ def _static(ds: xr.Dataset, name: str) -> np.ndarray:  # (h, w)
     dims = Grid.from_dataset(ds).dims
     return ds[name].isel({d: 0 for d in ds[name].dims if d not in dims}).transpose(*dims).values
 
-# %% ../nbs/25a_pairs.ipynb #7603361b
+# %% ../nbs/25a_pairs.ipynb #24d1aad4
 def elevation_bands(
     statics: xr.Dataset,  # with z_sfc (*grid), m² s⁻²
     bounds: Sequence[float] = (200, 600, 1000),  # m, between the bands
 ) -> dict:  # '0–200 m' and so on -> (h, w) bool; of land only where the data have lsm
     "Land by height, bands without a cell left out. Raises `WeatherError` where the data have no surface geopotential."
-    height, edges = _static(statics, "z_sfc") / 9.80665, [-np.inf, *bounds, np.inf]
+    height, edges = _static(statics, "z_sfc") / GRAVITY, [-np.inf, *bounds, np.inf]
     land = _static(statics, "lsm") >= 0.5 if "lsm" in statics else np.ones(height.shape, bool)
     names = [f"below {bounds[0]:g} m", *(f"{a:g}–{b:g} m" for a, b in zip(bounds, bounds[1:])), f"above {bounds[-1]:g} m"]
     bands = {name: land & (height >= low) & (height < high) for name, low, high in zip(names, edges, edges[1:])}
@@ -148,12 +148,12 @@ def _check_units(name: str, forecast: xr.Dataset, other: xr.Dataset, what: str):
     ours, theirs = units_of(forecast, name), units_of(other, name)
     if ours != theirs: raise WeatherError(f"'{name}' is in {ours} in the forecast but in {theirs} in the {what}: convert one of them.")
 
-# %% ../nbs/25a_pairs.ipynb #7b6e37fa
+# %% ../nbs/25a_pairs.ipynb #40f99362
 def _check_window(name: str, forecast: xr.Dataset, truth: xr.Dataset):
     hours = [ds[name].attrs.get("window_hours") for ds in (forecast, truth)]
     if None in hours or float(hours[0]) == float(hours[1]): return
     raise WeatherError(f"'{name}' is a mean over {hours[0]:g} h in the forecast but over {hours[1]:g} h in the truth: "
-                       "bring both to one window.")
+                       "bring both to one window with `over_hours`.")
 
 # %% ../nbs/25a_pairs.ipynb #41e4ff04
 def over_hours(
@@ -191,12 +191,6 @@ def valid_index(
         raise WeatherError(f"Forecast ({_stamp(valid.min())} to {_stamp(valid.max())}) and truth ({_stamp(truth.time.values.min())} to "
                            f"{_stamp(truth.time.values.max())}) have no valid time in common: open a truth that covers the forecast.")
     return xr.DataArray(at, dims=("init_time", "lead_time"))
-
-# %% ../nbs/25a_pairs.ipynb #33b72d53
-def as_slice(index: np.ndarray) -> np.ndarray | slice:
-    "Ascending positions as a slice where they are evenly spaced: views and files are read much faster so."
-    step = int(index[1] - index[0]) if len(index) > 1 else 1
-    return slice(int(index[0]), int(index[-1]) + 1, step) if len(index) and (np.diff(index) == step).all() else index
 
 # %% ../nbs/25a_pairs.ipynb #88c9ac33
 def check_pair(
@@ -288,19 +282,7 @@ _without = {
     "heavy": "SEEPS needs the limit of heavy precipitation, tp_heavy: pass a climatology that holds the limits of precipitation.",
 }
 
-# %% ../nbs/25a_pairs.ipynb #b630e2ae
-def _cuts(size: int, chunks: Sequence[int] | None, at_most: int) -> list[slice]:
-    "Slices of at most some length along one axis, made of whole chunks where there are any."
-    ends = np.cumsum(chunks) if chunks else np.arange(1, size + 1)
-    cuts, start = [], 0
-    while start < size:
-        fits = ends[(ends > start) & (ends <= start + max(1, at_most))]
-        stop = int(fits[-1] if fits.size else ends[ends > start][0])
-        cuts.append(slice(start, stop))
-        start = stop
-    return cuts
-
-# %% ../nbs/25a_pairs.ipynb #e22bf5de
+# %% ../nbs/25a_pairs.ipynb #049f2e62
 def blocks(
     field: xr.DataArray,  # (init_time, lead_time, *grid), perhaps number
     largest: int = 2**22,  # numbers in one block
@@ -308,25 +290,23 @@ def blocks(
     "How to read a forecast: all leads of a few initial times, or fewer."
     chunks, each = field.chunksizes, field.size // (field.sizes["init_time"] * field.sizes["lead_time"])
     shortest = max((chunks.get("init_time") or (1,)))  # initial times that come together anyway
-    leads = _cuts(field.sizes["lead_time"], chunks.get("lead_time"), largest // (each * shortest))
-    inits = _cuts(field.sizes["init_time"], chunks.get("init_time"), largest // (each * max(s.stop - s.start for s in leads)))
+    leads = cuts(field.sizes["lead_time"], chunks.get("lead_time"), largest // (each * shortest))
+    inits = cuts(field.sizes["init_time"], chunks.get("init_time"), largest // (each * max(s.stop - s.start for s in leads)))
     for i in inits:
         for j in leads: yield i, j
 
-# %% ../nbs/25a_pairs.ipynb #0065a753
-# one NaN makes the sum a NaN
-def _wide(values: np.ndarray) -> str:  # a sum in half precision would overflow
-    return "float32" if values.dtype == "float32" else "float64"
-
+# %% ../nbs/25a_pairs.ipynb #936309b3
 def _has_gaps(name: str, forecast: np.ndarray, truth: np.ndarray, allowed: bool) -> bool:
     "Is a value missing on either side? Raises `WeatherError` with how many, unless that is allowed."
-    sides = {"forecast": forecast, "truth": truth}
-    gaps = {what: values for what, values in sides.items() if not np.isfinite(values.sum(dtype=_wide(values)))}
-    for what, values in gaps.items():
-        if allowed: break
-        bad = int((~np.isfinite(values)).sum())
+    gaps = {what: values for what, values in (("forecast", forecast), ("truth", truth)) if not _finite(values)}
+    if gaps and not allowed:
+        what, bad = next((what, int((~np.isfinite(values)).sum())) for what, values in gaps.items())
         raise WeatherError(f"'{name}' has {bad} missing values in the {what}: pass missing=['{name}'] to leave them out knowingly.")
     return bool(gaps)
+
+def _finite(values: np.ndarray) -> bool:
+    "One missing value makes the sum one, which is quick to see; a sum in half precision would overflow without any."
+    return bool(np.isfinite(values.sum(dtype=None if values.dtype.itemsize >= 4 else "float64")))
 
 # %% ../nbs/25a_pairs.ipynb #769519c0
 @dataclass(frozen=True)

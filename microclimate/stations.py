@@ -19,12 +19,12 @@ import pyproj
 import xarray as xr
 from scipy.spatial import cKDTree
 
-# %% ../nbs/27_stations.ipynb #08d8e583
+# %% ../nbs/27_stations.ipynb #900e7bb9
 from .core import SURFACE, VARIABLES, Variable, WeatherError, atomic, provenance, variable
-from .grid import RADIUS, Grid
+from .grid import GRAVITY, RADIUS, Grid
 from .pairs import check_axis, valid_index
 from .read import reading
-from .standard import GRAVITY, conversion, our_name
+from .standard import conversion, our_name
 
 # %% ../nbs/27_stations.ipynb #0c6ec4ec
 _columns = {"location": ("id", "location"), "name": ("name",), "latitude": ("lat", "latitude"), "longitude": ("lon", "longitude"),
