@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['split_times', 'Series', 'read_series', 'Sample', 'Windows', 'Shuffle', 'WeatherData']
 
-# %% ../nbs/05_loader.ipynb #336a95b7
+# %% ../nbs/05_loader.ipynb #06b8cf5f
 import hashlib, warnings
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 # %% ../nbs/05_loader.ipynb #a6426fdb
@@ -161,28 +162,51 @@ class Windows(Dataset):
     def times(self) -> np.ndarray:  # (n,) valid time of the newest input: what a forecast calls init_time
         return self.series.time[self.rows[:, self.history - 1].numpy()]
 
-# %% ../nbs/05_loader.ipynb #173c6355
+# %% ../nbs/05_loader.ipynb #3ab846f4
 class Shuffle(Sampler):
     "Batches of row numbers in an order that depends on (seed, epoch) alone; `skip` starts it in mid-epoch, once."
 
-    def __init__(self, size: int, batch_size: int, seed: int = 0):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        batches: int | None = None,  # of an epoch; None: so many as hold every row once
+    ):
+        if batches is not None and batches < 1: raise WeatherError(f"An epoch of {batches} batches was asked for: use 1 or more, or None.")
+        self.size, self.batch_size, self.seed, self.batches = size, batch_size, seed, batches
         self.epoch = self.done = self.skip = 0
 
-    def __len__(self): return -(-self.size // self.batch_size)
+    def __len__(self): return self.batches or -(-self.size // self.batch_size)
 
     def set_epoch(self, epoch: int): self.epoch = epoch
 
     def __iter__(self):
-        start, self.skip = self.skip, 0
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        for i, rows in enumerate(torch.randperm(self.size, generator=generator).split(self.batch_size)):
-            if i < start: continue
-            self.done = i + 1
+        self.done, self.skip = self.skip, 0
+        batches = self._stream() if self.batches else self._round(self.epoch).split(self.batch_size)
+        for rows in islice(batches, self.done, len(self)):
+            self.done += 1
             yield rows.tolist()
 
     @property
     def sampler(self): return self  # Lightning calls `set_epoch` on the `sampler` of a batch sampler
+
+# %% ../nbs/05_loader.ipynb #0a37a907
+@patch
+def _round(self: Shuffle, k):
+    "Every row once, in the k-th order."
+    return torch.randperm(self.size, generator=torch.Generator().manual_seed(1_000_003 * self.seed + k))
+
+# %% ../nbs/05_loader.ipynb #0e2e3785
+@patch
+def _stream(self: Shuffle):
+    "Full batches without end, from where the epoch begins: round follows round, a batch may hold the end of one and the start of the next."
+    k, first = divmod(self.epoch * self.batches * self.batch_size, self.size)
+    rest = self._round(k)[first:]
+    while True:
+        while len(rest) < self.batch_size: rest = torch.cat([rest, self._round(k := k + 1)])
+        rows, rest = rest[:self.batch_size], rest[self.batch_size:]
+        yield rows
 
 # %% ../nbs/05_loader.ipynb #538f61a1
 def _training_normalizer(series, mask, step_hours):
@@ -207,7 +231,7 @@ def _windows(data, part, rule, steps, most=None):
                            "use fewer steps, another split or longer data.")
     return found
 
-# %% ../nbs/05_loader.ipynb #4cd8cff9
+# %% ../nbs/05_loader.ipynb #31eaf1bc
 class WeatherData(L.LightningDataModule):
     "Training, validation and test windows of one Dataset. Raises `WeatherError` where a part that was asked for is empty."
 
@@ -224,14 +248,15 @@ class WeatherData(L.LightningDataModule):
         val_steps: int | None = None,  # states out in validation and testing; None for `steps`
         val_most: int | None = 512,  # validation windows, spread evenly over the part
         seed: int = 0,  # of the order
+        epoch_batches: int | None = None,  # an epoch is so many batches of an endless stream; None: all windows once
     ):
         super().__init__()
         self.series = ds if isinstance(ds, Series) else read_series(ds, channels)
         self.history, self.steps, self.val_steps = history, steps, val_steps or steps
         self.step_hours, self.holdout, self.validate = step_hours or self.series.step_hours, holdout, validate
-        self.batch_size, self.val_most, self.seed = batch_size, val_most, seed
+        self.batch_size, self.val_most, self.seed, self.epoch_batches = batch_size, val_most, seed, epoch_batches
         self.masks = split_times(self.series.time, holdout, validate)
-        self.order = Shuffle(len(self.train), batch_size, seed)
+        self.order = Shuffle(len(self.train), batch_size, seed, epoch_batches)
 
     channels = property(lambda self: self.series.channels)
     grid = property(lambda self: self.series.grid)
@@ -276,14 +301,14 @@ def load_state_dict(self: WeatherData, state: dict):
     "Go on in mid-epoch after so many batches; after the last one, from the start of the next epoch."
     self.order.skip = state["done"] % len(self.order)
 
-# %% ../nbs/05_loader.ipynb #7151fb5c
+# %% ../nbs/05_loader.ipynb #ddf4cac9
 @patch
 def facts(self: WeatherData) -> dict:  # JSON-able
     "What the data of a training are, and how they are cut."
     series = self.series
     digest = hashlib.sha256(series.time.astype("int64").tobytes())
     for state in series.states.split(256): digest.update(state.numpy().data)
-    own = ("history", "steps", "step_hours", "holdout", "validate", "batch_size", "val_steps", "val_most", "seed")
+    own = ("history", "steps", "step_hours", "holdout", "validate", "batch_size", "val_steps", "val_most", "seed", "epoch_batches")
     return {key: getattr(self, key) for key in own} | dict(
         channels=list(series.channels), first=str(series.time.min())[:16], last=str(series.time.max())[:16], times=len(series.time),
         digest=digest.hexdigest(), **{k: series.attrs[k] for k in ("source", "source_sha256", "synthetic") if k in series.attrs})
