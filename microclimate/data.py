@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-# %% ../nbs/03_data.ipynb #ab813bcb
+# %% ../nbs/03_data.ipynb #1a061fde
 from .core import (CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, WeatherError, content_sha256, project_path, sha256,
                                variable)
 from .grid import NORWAY, Grid, region as named_region, regular_grid
-from .read import Store, file_kind, is_url, read_grib, read_netcdf, read_store, read_zarr, store_facts, store_url
+from .read import (Store, file_kind, in_chunks, is_url, read_grib, read_netcdf, read_store, read_zarr, reading, store_facts,
+                               store_url)
 from .standard import (AMOUNTS, derive, our_name, recipes, split_runs, standardise, to_rates, turn_winds, unit_that_fits)
 
 # %% ../nbs/03_data.ipynb #c63bf956
@@ -134,10 +135,10 @@ def select_times(ds: xr.Dataset, time, source) -> xr.Dataset:
     if absent := [t for t in times if t not in have]: raise WeatherError(f"There is no field at {str(absent[0])[:16]} UTC; {covers}")
     return ds.sel(time=times)
 
-# %% ../nbs/03_data.ipynb #1480143c
+# %% ../nbs/03_data.ipynb #3422196c
 def check_values(ds: xr.Dataset, source) -> None:
-    "Raises `WeatherError` for missing values and for values that cannot be."
-    for name in [n for n in ds.data_vars if n != "crs"]:
+    "Raises `WeatherError` for missing values and for values that cannot be. What is on Dask arrays is not looked at."
+    for name in [n for n in ds.data_vars if n != "crs" and ds[n].chunks is None]:
         values, row = ds[name].values, variable(str(name))
         if missing := int(np.isnan(values).sum()): raise WeatherError(_missing_values(name, ds[name], missing, source))
         low, high = float(values.min()), float(values.max())
@@ -245,21 +246,23 @@ def find(source) -> list:  # paths and URLs
     if isinstance(source, Path) or "/" in text or Path(text).suffix: raise WeatherError(f"There is no file {text}: check the path.")
     raise WeatherError(f"Unknown source '{text}': use nature, era5, or the path, glob or URL of NetCDF, GRIB or Zarr files.")
 
-# %% ../nbs/03_data.ipynb #a3eeb8f3
-def read(path, wanted=None) -> list:  # of lazy Datasets
-    "Open one file or store, whatever it is."
+# %% ../nbs/03_data.ipynb #b85cea26
+def read(path, wanted=None, lazy=False) -> list:  # of lazy Datasets
+    "Open one file or store, whatever it is. Raises `WeatherError` for a GRIB file that is to be read piece by piece."
     kind = file_kind(path)
+    if lazy and kind == "grib": raise WeatherError(f"{path} is GRIB, which is read as a whole: open it without lazy, or make it NetCDF.")
+    if lazy: return [in_chunks(*read(path))]
     if kind == "grib": return read_grib(path, wanted)
     return [read_netcdf(path) if kind == "netcdf" else read_zarr(path)]
 
-# %% ../nbs/03_data.ipynb #c0896b4e
-def _files(source, wanted, box, span) -> list:  # standard pieces, and a hash of what was read
+# %% ../nbs/03_data.ipynb #f8456db1
+def _files(source, wanted, box, span, lazy) -> list:  # standard pieces
     "Read and standardise every file. Raises `WeatherError` where none holds anything known, or anything of the time asked for."
     paths, pieces, names = find(source), [], []
     for path in paths:
-        for ds in read(path, wanted):
+        for ds in read(path, wanted, lazy):
             try: pieces += standardise(ds, path, wanted, box, span)
-            finally: ds.close()
+            finally: lazy or ds.close()
             names += map(str, ds.data_vars)
     if pieces: return pieces
     names = list(dict.fromkeys(names))
@@ -282,12 +285,21 @@ def _outside(paths, wanted, span, source):
 
 def _range(times): return f"{str(times[0])[:16]} … {str(times[-1])[:16]}"
 
-def _hash(source) -> str | None:
-    "SHA-256 of the files; None for a store, whose values are hashed instead."
+def _hash(source, lazy) -> str | None:
+    "SHA-256 of the files; None for a store, whose values are hashed instead, unless they are too many."
     paths = find(source)
-    if not all(isinstance(p, Path) and p.is_file() for p in paths): return None
-    hashes = [sha256(p) for p in paths]
+    if not lazy and not all(isinstance(p, Path) and p.is_file() for p in paths): return None
+    hashes = [_hash_of(p) for p in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+def _hash_of(path) -> str:
+    "Of a file, of all files of a store, or of the names and axes of one that is far away."
+    if is_url(path):
+        with reading(path), read_zarr(path) as ds: axes = content_sha256(ds.drop_vars(list(ds.data_vars)))
+        return hashlib.sha256("\n".join([str(path), axes, *map(str, ds.data_vars)]).encode()).hexdigest()
+    if path.is_file(): return sha256(path)
+    files = (f"{p.relative_to(path).as_posix()} {sha256(p)}\n" for p in sorted(path.rglob("*")) if p.is_file())
+    return hashlib.sha256("".join(files).encode()).hexdigest()
 
 # %% ../nbs/03_data.ipynb #6d94800a
 def store_plan(
@@ -361,7 +373,7 @@ def hourly(first, last) -> np.ndarray:  # (n,) datetime64[ns]
     "Every hour from first to last, both included."
     return np.arange(first, last + np.timedelta64(1, "s"), np.timedelta64(1, "h")).astype("M8[ns]")
 
-# %% ../nbs/03_data.ipynb #22ade8d8
+# %% ../nbs/03_data.ipynb #d663e64f
 ERA5_CREDIT = "contains modified Copernicus Climate Change Service information"
 
 def open_weather(
@@ -372,16 +384,20 @@ def open_weather(
     seed: int = 0,  # of the nature run
     cache: str | Path | None = None,  # folder for pieces of a store; None for the user's cache folder
     strict: bool = True,  # False: missing and impossible values are warned of, not refused
+    lazy: bool = False,  # for files and stores larger than memory: values are read, and checked, when they are needed
 ) -> xr.Dataset:  # the standard Dataset
     "Open any weather source as the same Dataset. Raises `WeatherError` for anything that cannot be trusted, with what to do about it."
     wanted, where, span = expand(variables), named_region(region), time_span(time)
     name, picked = str(source), time is not None and not _is_pair(time)  # gaps between picked times are meant
+    if lazy and name.partition(":")[0] in ("nature", "era5"):
+        raise WeatherError(f"{source} comes in memory: lazy is for the path, glob or URL of NetCDF or Zarr files.")
     if name.partition(":")[0] == "nature": return _finish(_nature(source, variables, region, time, seed), source, strict, picked)
     if name.partition(":")[0] == "era5": pieces = _era5(name, variables, _box(where or NORWAY), time, cache)
-    else: pieces = _files(source, wanted, _box(where), span)
+    else: pieces = _files(source, wanted, _box(where), span, lazy)
     runs = [(start, turn_winds(to_rates(ds, start))) for start, ds in join(pieces)]
     ds = choose(select_times(stack_runs(runs), time, source), variables, source)
-    about = dict(source_sha256=None if name.startswith("era5") else _hash(source), region=getattr(where, "name", "")) | _credits(pieces)
+    digest = None if name.startswith("era5") else _hash(source, lazy)
+    about = dict(source_sha256=digest, region=getattr(where, "name", "")) | _credits(pieces)
     return _finish(_upright(ds).assign_attrs(about), source, strict, picked)
 
 def _box(where): return where.box if isinstance(where, Grid) else where
@@ -399,13 +415,14 @@ def _credits(pieces) -> dict:
     credit = ERA5_CREDIT if any(p.attrs.get("era5") for p in pieces) else first("attribution") or first("institution")
     return dict(title=first("title"), attribution=credit, synthetic=int(any(int(p.attrs.get("synthetic", 0)) for p in pieces)))
 
-# %% ../nbs/03_data.ipynb #9161a07a
+# %% ../nbs/03_data.ipynb #2ac7551e
 def _finish(ds, source, strict, picked) -> xr.Dataset:
     "Check, clip packing noise, and say where it came from."
     text = ", ".join(map(str, source)) if isinstance(source, (list, tuple)) else str(source)
     attrs = {k: v for k, v in ds.attrs.items() if k not in ("path", "era5", "init_time", "institution")}
     attrs |= _try(strict, _times_of, ds, text, not picked)
     _try(strict, check_values, ds, text)
+    ds = ds.assign({n: _later(n, da, text, strict) for n, da in ds.data_vars.items() if da.chunks})
     ds = _plain(ds).assign_attrs(attrs | dict(source=text))
     ds.attrs["source_sha256"] = ds.attrs.get("source_sha256") or content_sha256(ds)
     return ds.assign_attrs(synthetic=int(ds.attrs.get("synthetic", 0)), title=ds.attrs.get("title") or Path(text).name)
@@ -422,7 +439,7 @@ def _try(strict, check, *args):
         warnings.warn(str(error), stacklevel=3)
         return {}
 
-# %% ../nbs/03_data.ipynb #6c427e88
+# %% ../nbs/03_data.ipynb #6ea9af3a
 def _plain(ds) -> xr.Dataset:
     "float32 within physical bounds, variables in the table's order, coordinates without leftovers."
     order = [*CHANNELS, *VARIABLES]
@@ -434,7 +451,19 @@ def _plain(ds) -> xr.Dataset:
 
 def _within(name, da):
     row = variable(name)
-    inside = da.clip(row.low, row.high) if float(da.min()) >= row.low - _slack(row) and float(da.max()) <= row.high + _slack(row) else da
+    inside = da if da.chunks else _clipped(da, row)
     about = dict(long_name=row.long_name, units=row.units) | ({"standard_name": row.standard_name} if row.standard_name else {})
     notes = {k: da.attrs[k] for k in ("derived_from", "window_hours") if k in da.attrs}
     return inside.astype("float32").drop_attrs().assign_attrs(about | notes)
+
+def _clipped(da, row):
+    possible = float(da.min()) >= row.low - _slack(row) and float(da.max()) <= row.high + _slack(row)
+    return da.clip(row.low, row.high) if possible else da
+
+def _later(name, da, source, strict):
+    "What happens to a piece of a Dask array once it is read: the checks of `check_values`, and the clipping."
+    def sound(values):
+        piece = xr.Dataset({name: xr.DataArray(values)})
+        _try(strict, check_values, piece, source)
+        return _clipped(piece[name], variable(name)).values.astype("float32")
+    return da.copy(data=da.data.map_blocks(sound, dtype="float32", meta=np.empty((0,) * da.ndim, "float32")))

@@ -258,7 +258,7 @@ def _distances(ds) -> xr.Dataset:
     along = lambda gaps: np.cumsum(np.nan_to_num(gaps)) - np.nan_to_num(gaps)[0]
     return ds.assign_coords(x=("x", along(grid.dx[h // 2])), y=("y", along(grid.dy[:, w // 2])))
 
-# %% ../nbs/03b_standard.ipynb #a0103bbf
+# %% ../nbs/03b_standard.ipynb #27e7ddaa
 _kept = ("source_name", "grid_relative", "window_hours", "from_start")  # attributes that later steps need
 
 def _load(name, da, path) -> xr.DataArray:  # (time, y, x) or (y, x) in our units, or an amount
@@ -271,6 +271,7 @@ def _load(name, da, path) -> xr.DataArray:  # (time, y, x) or (y, x) in our unit
     da = da.isel(dict.fromkeys(extra, 0))
     with reading(path): da = da.copy(data=values_of(da).astype("f8") * factor + offset).transpose(..., *flat)
     if variable(name).kind == "static" and "time" in da.dims: da = _still(name, da, path)
+    if "time" not in da.dims: da = da.compute()
     da = da.drop_vars([c for c in da.coords if c not in ("time", f"{name}_start", *flat, "latitude", "longitude")])
     return da.drop_attrs(deep=False).assign_attrs({k: da.attrs[k] for k in _kept if k in da.attrs} | dict(units=units))
 
@@ -305,14 +306,14 @@ def is_era5(ds: xr.Dataset) -> bool:
     text = " ".join(str(v) for v in ds.attrs.values()).lower()
     return _axis(ds, "lead_time") not in ds.dims and any(mark in text for mark in ("era5", "adaptor.mars", "european centre", "ecmwf"))
 
-# %% ../nbs/03b_standard.ipynb #9cd6ef31
+# %% ../nbs/03b_standard.ipynb #9fc9aedd
 def standardise(
     ds: xr.Dataset,  # lazy, as the source has it
     path,  # for messages
     wanted: set | None = None,  # our names, levels included
     box: tuple | None = None,  # (north, south, west, east)
     span: tuple | None = None,  # (first, last) valid time
-) -> list:  # one Dataset per run, loaded; attribute `init_time` where it is known
+) -> list:  # one Dataset per run, loaded unless `ds` is on Dask arrays; attribute `init_time` where it is known
     "Rename, cut, load and convert. Raises `WeatherError` with the file and variable for anything that is not as it should be."
     era5, pieces = is_era5(ds), []
     for init, run in split_runs(ds, path):
@@ -394,15 +395,24 @@ def _run_start(da, init):
     empty = not np.nan_to_num(da.values[0], nan=0.0).any()
     return init if init is not None else time[0] if empty else time[0] - (time[1] - time[0])
 
-# %% ../nbs/03b_standard.ipynb #36a11fef
+# %% ../nbs/03b_standard.ipynb #699ba60c
 def to_rates(ds: xr.Dataset, init: np.datetime64 | None) -> xr.Dataset:
     "Turn every amount of a run into a mean rate: kg m⁻² h⁻¹ or W m⁻²."
     for name in [n for n, da in ds.data_vars.items() if da.attrs.get("units") in AMOUNTS]:
         da = ds[name]
-        rate = mean_rate(da.values, sum_starts(da, init, ds.attrs.get("path")), da["time"].values.astype("M8[ns]"))
+        rate = _rate_unread(da, ds.attrs.get("path")) if da.chunks else _rate(da, init, ds.attrs.get("path"))
         scale = 3600 if da.attrs["units"] == "kg m-2" else 1
         ds[name] = da.copy(data=rate * scale).assign_attrs(units=variable(name).units).drop_vars(f"{name}_start", errors="ignore")
     return ds.drop_vars([c for c in ds.coords if str(c).endswith("_start")])
+
+def _rate(da, init, path):
+    return mean_rate(da.values, sum_starts(da, init, path), da["time"].values.astype("M8[ns]"))
+
+def _rate_unread(da, path):
+    "Of a Dask array. Raises `WeatherError` where only the values could tell over which hours the sums are."
+    if hours := da.attrs.get("window_hours"): return da.fillna(0).clip(min=0).data / (3600 * hours)
+    raise WeatherError(f"{da.name} in {path} is an amount over unknown hours, which only a look at all of it can tell: "
+                       "open it without lazy, or leave it out of variables.")
 
 # %% ../nbs/03b_standard.ipynb #c2bc83f2
 def row_angle(
@@ -416,7 +426,7 @@ def row_angle(
     north = np.stack([-np.sin(a) * np.cos(o), -np.sin(a) * np.sin(o), np.cos(a)])
     return np.arctan2((along * north).sum(0), (along * east).sum(0))
 
-# %% ../nbs/03b_standard.ipynb #dd6b3b30
+# %% ../nbs/03b_standard.ipynb #b4283aaf
 def turn_winds(ds: xr.Dataset) -> xr.Dataset:
     "Turn grid-relative winds to east and north. Raises `WeatherError` where one component is missing."
     turned = [n for n, da in ds.data_vars.items() if da.attrs.get("grid_relative") and (n == "10u" or n[0] == "u")]
@@ -427,7 +437,7 @@ def turn_winds(ds: xr.Dataset) -> xr.Dataset:
         v = u.replace("u", "v")
         if not {u, v} <= set(ds.data_vars):
             raise WeatherError(f"{ds.attrs.get('path')} has only one of {u} and {v}, along the grid's axes: turning them needs both.")
-        x, y = ds[u].values, ds[v].values
+        x, y = ds[u].data, ds[v].data
         ds[u] = ds[u].copy(data=x * np.cos(angle) - y * np.sin(angle))
         ds[v] = ds[v].copy(data=x * np.sin(angle) + y * np.cos(angle))
     return ds
