@@ -48,7 +48,7 @@ def kill_when(folder, ready, how=signal.SIGKILL, limit=120):
     process.communicate(timeout=limit)
     return process.returncode == -how
 
-def log(folder): return pd.read_csv(folder / "metrics.csv").drop(columns="seconds")
+def log(folder): return pd.read_csv(folder / "metrics.csv").drop(columns=["seconds", "cpu_seconds"])
 
 def kill_twice(folder):
     "Without mercy within the first epoch, then by Ctrl-C once an epoch is done."
