@@ -19,14 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-# %% ../nbs/17_models.ipynb #6617e549
+# %% ../nbs/17_models.ipynb #acc88634
 from .batch import Batch, Normalizer, aux_fields, aux_width, possible, sunlight
 from .core import WeatherError, assets, check_folder, project_path, sha256, write_json
 from .grid import Grid
-from .sfno import PRESETS, SFNO
+from .gnn import GNN, PRESETS as GNN_PRESETS
+from .sfno import PRESETS as SFNO_PRESETS, SFNO
 
-# %% ../nbs/17_models.ipynb #4e9da11e
-MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in PRESETS.items()}
+# %% ../nbs/17_models.ipynb #c9816e5e
+_families = {"sfno": (SFNO, SFNO_PRESETS), "gnn": (GNN, GNN_PRESETS)}
+MODELS = {f"{family}-{name}": (net, preset) for family, (net, presets) in _families.items() for name, preset in presets.items()}
 
 # %% ../nbs/17_models.ipynb #58145a3d
 class Forecaster(nn.Module):
@@ -61,7 +63,7 @@ def _other_grid(model, grid):
     return (f"{model.name} was made for the grid {describe(model.grid)}, the data are on {describe(grid)}: "
             "choose that region, or train a model for this one with run_train.")
 
-# %% ../nbs/17_models.ipynb #1f09ec99
+# %% ../nbs/17_models.ipynb #4218967c
 def build_model(
     name: str,  # from `MODELS`
     normalizer: Normalizer,
@@ -76,7 +78,8 @@ def build_model(
     make, preset = MODELS[name]
     facts = dict(shape=grid.shape, channels=len(normalizer.channels), history=history, aux=aux_width(aux),
                  residual=normalizer.residual, scale=normalizer.scale, seed=seed)
-    try: net = make(**(facts | preset | overrides))
+    place = make.place(grid) if hasattr(make, "place") else {}
+    try: net = make(**(facts | place | preset | overrides))
     except (TypeError, ValueError) as error: raise WeatherError(f"{name} cannot be built: {error}") from error
     return Forecaster(net, normalizer, grid, history, aux, name)
 
