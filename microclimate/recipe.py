@@ -206,7 +206,7 @@ def forecaster(self: TrainModule) -> Forecaster:
     if self.average is not None: self.model.net.load_state_dict(self.average.state_dict())
     return self.model.eval()
 
-# %% ../nbs/23b_recipe.ipynb #4eddddf6
+# %% ../nbs/23b_recipe.ipynb #9adb2f97
 @patch
 def on_validation_start(self: TrainModule): _switch(self, "eval")
 
@@ -230,6 +230,8 @@ def validation_step(self: TrainModule, sample: Sample, _):
 
 @patch
 def on_validation_epoch_end(self: TrainModule):
-    rmse = (self.squares / self.count).sqrt().mean(1)
-    parts = {f"val/{name}": self.parts[name] / self.count for name in self.recipe.physics or ()}
+    over_processes = lambda x: self.trainer.strategy.reduce(torch.as_tensor(x, device=self.device), reduce_op="sum")
+    count = over_processes(float(self.count))
+    rmse = (over_processes(self.squares) / count).sqrt().mean(1)
+    parts = {f"val/{name}": over_processes(self.parts[name]) / count for name in self.recipe.physics or ()}
     self.log_dict({"val/rmse": rmse[0], "val/persistence": rmse[1]} | parts, prog_bar=True)
