@@ -30,11 +30,11 @@ def decay_groups(net: nn.Module, weight_decay: float) -> list:  # two parameter 
     return [dict(params=[p for p, mix in zip(weights, mixes) if mix], weight_decay=weight_decay),
             dict(params=[p for p, mix in zip(weights, mixes) if not mix], weight_decay=0.0)]
 
-# %% ../nbs/23_optim.ipynb #ec68a30b
+# %% ../nbs/23_optim.ipynb #1a183938
 def sampled_loss(
     prediction: torch.Tensor,  # (…, c, h, w) with its graph
     weights: torch.Tensor | float,  # w of the loss mean(w · (prediction − truth)²), broadcast to the prediction
-    generator: torch.Generator | None = None,  # None: torch's global one
+    generator: torch.Generator | None = None,  # on the prediction's device; None: torch's global one
 ) -> torch.Tensor:  # ()
     "The squares of its gradient are, on average, the diagonal of the Gauss–Newton matrix (Liu et al., 2023, Gauss–Newton–Bartlett)."
     noise = torch.randn(prediction.shape, generator=generator, device=prediction.device)
