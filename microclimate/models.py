@@ -4,33 +4,41 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'Forecaster', 'build_model', 'save_model', 'shipped', 'model_folder', 'is_model', 'read_config',
-           'load_model', 'model_card']
+           'load_model', 'model_card', 'PeakMemory', 'model_facts']
 
-# %% ../nbs/17_models.ipynb #14e2a748
-import json, shutil, uuid
+# %% ../nbs/17_models.ipynb #930af4ab
+import json, shutil, uuid, weakref
 from dataclasses import asdict
 from pathlib import Path
 
-# %% ../nbs/17_models.ipynb #b9628515
+# %% ../nbs/17_models.ipynb #c4e81897
 import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/17_models.ipynb #acc88634
+# %% ../nbs/17_models.ipynb #2f258a89
 from .batch import Batch, Normalizer, aux_fields, aux_width, possible, sunlight
+from .climax import PRESETS as CLIMAX_PRESETS, ClimaX
 from .core import WeatherError, assets, check_folder, project_path, sha256, write_json
+from .edge import PRESETS as EDGE_PRESETS, Edge
+from .gnn import PRESETS as GNN_PRESETS, GNN
 from .grid import Grid
-from .gnn import GNN, PRESETS as GNN_PRESETS
+from .net import count_parameters
 from .sfno import PRESETS as SFNO_PRESETS, SFNO
 
-# %% ../nbs/17_models.ipynb #c9816e5e
-_families = {"sfno": (SFNO, SFNO_PRESETS), "gnn": (GNN, GNN_PRESETS)}
-MODELS = {f"{family}-{name}": (net, preset) for family, (net, presets) in _families.items() for name, preset in presets.items()}
+# %% ../nbs/17_models.ipynb #54e38304
+MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in SFNO_PRESETS.items()}
+MODELS |= {name: (GNN, preset) for name, preset in GNN_PRESETS.items()}
+MODELS |= {f"edge-{name}": (Edge, preset) for name, preset in EDGE_PRESETS.items()}
+MODELS |= {name: (ClimaX, preset) for name, preset in CLIMAX_PRESETS.items()}
 
-# %% ../nbs/17_models.ipynb #58145a3d
+# %% ../nbs/17_models.ipynb #c85125be
 class Forecaster(nn.Module):
     "A network with its channels, normalisation and grid: takes a `Batch`, gives the next state as a `Batch`."
 
@@ -42,20 +50,32 @@ class Forecaster(nn.Module):
         history: int = 1,  # past states it takes, the newest included
         aux: tuple = (),  # what it knows besides, see `batch.AUX`
         name: str = "model",  # for titles and tables
+        noise: int = 0,  # fields of random numbers that the network takes after aux
     ):
         super().__init__()
         self.net, self.normalizer, self.grid = net, normalizer, grid
-        self.history, self.aux, self.name = history, tuple(aux), name
+        self.history, self.aux, self.name, self.noise = history, tuple(aux), name, noise
         self.channels, self.step_hours = normalizer.channels, normalizer.step_hours
 
-    def forward(self, batch: Batch) -> Batch:
+    def forward(
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,  # of the noise, on the CPU; None: torch's global one
+    ) -> Batch:
         "One step ahead, in physical units. Raises `WeatherError` for another grid or missing variables."
         if not self.grid.same(batch.metadata.grid): raise WeatherError(_other_grid(self, batch.metadata.grid))
         x = self.normalizer.normalise(batch.stack(self.channels)[:, -self.history:])
-        y = self.net(x.flatten(1, 2), aux_fields(batch, self.aux, self.step_hours))
+        y = self.net(x.flatten(1, 2), self._known(batch, x, generator))
         time = batch.metadata.time + np.timedelta64(self.step_hours, "h")
         sun = torch.from_numpy(sunlight(self.grid, time, self.step_hours)).to(y) if "ssrd" in self.channels else None
         return batch.with_state(possible(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
+
+    def _known(self, batch, x, generator):
+        "The known fields and the noise, (b, a + noise, h, w), or None."
+        known = aux_fields(batch, self.aux, self.step_hours)
+        if not self.noise: return known
+        noise = torch.randn(len(x), self.noise, *self.grid.shape, generator=generator).to(x)
+        return noise if known is None else torch.cat([known, noise], 1)
 
 # %% ../nbs/17_models.ipynb #22e992ff
 def _other_grid(model, grid):
@@ -63,7 +83,7 @@ def _other_grid(model, grid):
     return (f"{model.name} was made for the grid {describe(model.grid)}, the data are on {describe(grid)}: "
             "choose that region, or train a model for this one with run_train.")
 
-# %% ../nbs/17_models.ipynb #4218967c
+# %% ../nbs/17_models.ipynb #7909746e
 def build_model(
     name: str,  # from `MODELS`
     normalizer: Normalizer,
@@ -71,17 +91,23 @@ def build_model(
     history: int = 1,
     aux: tuple = (),
     seed: int = 0,  # of the initial weights
+    noise: int = 0,  # fields of random numbers after aux, see `Forecaster`
     **overrides,  # of the preset's keywords
 ) -> Forecaster:
     "An untrained model. Raises `WeatherError` for an unknown name or unknown keywords."
-    if name not in MODELS: raise WeatherError(f"Unknown model '{name}': use one of {', '.join(MODELS)}, or a folder made by run_train.")
-    make, preset = MODELS[name]
-    facts = dict(shape=grid.shape, channels=len(normalizer.channels), history=history, aux=aux_width(aux),
+    make, preset = _recipe(name)
+    facts = dict(shape=grid.shape, channels=len(normalizer.channels), history=history, aux=aux_width(aux) + noise,
                  residual=normalizer.residual, scale=normalizer.scale, seed=seed)
     place = make.place(grid) if hasattr(make, "place") else {}
     try: net = make(**(facts | place | preset | overrides))
     except (TypeError, ValueError) as error: raise WeatherError(f"{name} cannot be built: {error}") from error
-    return Forecaster(net, normalizer, grid, history, aux, name)
+    return Forecaster(net, normalizer, grid, history, aux, name, noise)
+
+# %% ../nbs/17_models.ipynb #4a0874bf
+def _recipe(name):
+    "Class and keywords of a model in the table."
+    if name not in MODELS: raise WeatherError(f"Unknown model '{name}': use one of {', '.join(MODELS)}, or a folder made by run_train.")
+    return MODELS[name]
 
 # %% ../nbs/17_models.ipynb #3193d40a
 def save_model(
@@ -106,11 +132,11 @@ def save_model(
     finally: shutil.rmtree(part, ignore_errors=True)
     return folder
 
-# %% ../nbs/17_models.ipynb #f8782e04
+# %% ../nbs/17_models.ipynb #4c24d02a
 def _config(model):
     "All that rebuilds a model, JSON-able."
     return dict(name=model.name, family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer),
-                grid=model.grid.to_dict(), history=model.history, aux=model.aux)
+                grid=model.grid.to_dict(), history=model.history, aux=model.aux, noise=model.noise)
 
 # %% ../nbs/17_models.ipynb #88b29815
 def _replace_folder(part, folder):
@@ -149,7 +175,7 @@ def read_config(folder: str | Path) -> dict:
     if missing: raise WeatherError(f"{folder}/config.json lacks {', '.join(sorted(missing))}: it is not a model of this package.")
     return config
 
-# %% ../nbs/17_models.ipynb #d72a1190
+# %% ../nbs/17_models.ipynb #9a8e81ee
 def load_model(name: str | Path) -> Forecaster:  # in eval mode
     "Load a shipped model or a folder. Raises `WeatherError` for a missing, truncated or changed weights file."
     folder = model_folder(name)
@@ -164,9 +190,9 @@ def load_model(name: str | Path) -> Forecaster:  # in eval mode
         net.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise WeatherError(f"The weights in {folder} do not fit its config.json ({error}): train the model again.") from error
-    return Forecaster(net, normalizer, grid, config["history"], config["aux"], config["name"]).eval()
+    return Forecaster(net, normalizer, grid, config["history"], config["aux"], config["name"], config.get("noise", 0)).eval()
 
-# %% ../nbs/17_models.ipynb #1ee1aeec
+# %% ../nbs/17_models.ipynb #cf59c0e6
 def model_card(
     model: Forecaster,
     facts: dict,  # provenance: source, seed, recipe, …
@@ -177,7 +203,7 @@ def model_card(
     "The README of a model folder, with RMSE beside persistence and climatology."
     rmse = scores[(scores.metric == "rmse") & scores.lead_hours.isin(leads)]
     table = rmse.pivot_table(index=["variable", "units", "lead_hours"], columns="model", values="value", sort=False).round(4).reset_index()
-    lines = [f"# {model.name}", text, f"{sum(p.numel() for p in model.net.parameters()):,} parameters, step {model.step_hours} h, "
+    lines = [f"# {model.name}", text, f"{count_parameters(model.net):,} parameters, step {model.step_hours} h, "
              f"{model.history} past state(s), {len(model.channels)} channels on {model.grid.shape[0]}×{model.grid.shape[1]} cells."]
     made = "\n".join(f"- **{key.replace('_', ' ')}**: {_plain(value)}" for key, value in facts.items() if value is not None)
     return "\n\n".join([*filter(None, lines), "## Made from", made, "## RMSE on held-out times", _markdown(table)])
@@ -191,3 +217,44 @@ def _markdown(table):
     "A small table in Markdown."
     rows = [table.columns, ["---"] * table.shape[1], *table.values]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+# %% ../nbs/17_models.ipynb #fda19ecb
+class PeakMemory(TorchDispatchMode):
+    "The most bytes that tensors made inside held at one time."
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, weakref.WeakSet()
+
+    def keep(self, tensor):
+        "Count a tensor's storage until it dies."
+        storage = tensor.untyped_storage()
+        if storage in self.known: return
+        self.known.add(storage)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size): self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor): self.keep(leaf)
+        return result
+
+# %% ../nbs/17_models.ipynb #13fe0ef2
+def model_facts(
+    name: str,  # from `MODELS`
+    shape: tuple[int, int] = (64, 112),  # (h, w)
+    channels: int = 13,
+) -> dict:  # parameters; gflop of a step from one state; megabytes of weights; peak_megabytes, with all else that a step holds
+    "What a model costs, counted on the meta device. Raises `WeatherError` for an unknown name."
+    make, preset = _recipe(name)
+    with torch.device("meta"): net, x = make(shape, channels=channels, **preset), torch.empty(1, channels, *shape)
+    net.eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as flops, PeakMemory() as memory:
+        for tensor in (*net.parameters(), *net.buffers(), x): memory.keep(tensor)
+        net(x)
+    count = count_parameters(net)
+    return dict(parameters=count, gflop=flops.get_total_flops() / 1e9, megabytes=4 * count / 1e6, peak_megabytes=memory.peak / 1e6)
