@@ -138,16 +138,16 @@ class MLP(nn.Sequential):
         self.fc1, self.act, self.fc2 = nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width_out)
         if norm: self.norm = nn.LayerNorm(width_out)
 
-# %% ../nbs/13_gnn.ipynb #fa53307c
+# %% ../nbs/13_gnn.ipynb #4c7d1bba
 class Block(nn.Module):
-    "One exchange of messages; `6D² + 8D` weights, and `D² + 6D` of the edge encoder."
+    "One exchange of messages; `6D² + 8D` weights, and `D² + 8D` of the edge encoder."
     def __init__(
         self,
         width: int,  # D
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.edge = MLP(4, width, width)
+        self.edge = MLP(4, width, width, norm=True)
         self.send, self.receive = nn.Linear(width, width, bias=False), nn.Linear(width, width)
         self.message, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.update, self.drop = MLP(2 * width, width, width, norm=True), nn.Dropout(dropout)
