@@ -10,11 +10,12 @@ import copy
 from dataclasses import dataclass
 from functools import partial
 
-# %% ../nbs/23b_recipe.ipynb #8beceb42
+# %% ../nbs/23b_recipe.ipynb #5996b2b3
 import numpy as np
 import pytorch_lightning as L
 import torch
 from fastcore.basics import patch
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 # %% ../nbs/23b_recipe.ipynb #fa2bb255
@@ -117,13 +118,13 @@ def seed_step(seed: int, step: int, device: torch.device):
     torch.default_generator.manual_seed(1_000_003 * seed + step)
     if device.type == "cuda": torch.cuda.manual_seed(1_000_003 * seed + step)
 
-# %% ../nbs/23b_recipe.ipynb #0072c460
+# %% ../nbs/23b_recipe.ipynb #fc12dde6
 class TrainModule(L.LightningModule):
     "A forecaster in training."
 
     def __init__(self, model: Forecaster, static_vars: dict, recipe: Recipe = Recipe()):
         super().__init__()
-        self.model, self.static_vars, self.recipe = model, static_vars, recipe
+        self.model, self.static_vars, self.recipe, self.sharded = model, static_vars, recipe, False
         self.average = copy.deepcopy(model.net).requires_grad_(False) if recipe.ema else None
         self.criterion = ForecastLoss(model.normalizer, model.grid, static_vars, recipe.loss_scale, recipe.weights, recipe.fade,
                                       recipe.physics, recipe.physics_mode, recipe.members)
@@ -160,6 +161,14 @@ def _with_noise(aux, channels, x, steps):
     if not channels: return aux
     noise = torch.randn(len(x), steps, channels, *x.shape[-2:], device=x.device)
     return noise if aux is None else torch.cat([aux, noise], 2)
+
+# %% ../nbs/23b_recipe.ipynb #b42c8245
+@patch
+def configure_model(self: TrainModule):
+    mesh = getattr(self, "_device_mesh", None)
+    if mesh is None or self.sharded: return
+    for net in filter(None, (self.model.net, self.average)): fully_shard(net, mesh=mesh["data_parallel"])
+    self.sharded = True
 
 # %% ../nbs/23b_recipe.ipynb #ff501786
 @patch
