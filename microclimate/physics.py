@@ -6,7 +6,7 @@
 __all__ = ['ROW', 'COLUMN', 'SUBSTEPS', 'R_DRY', 'C_P', 'LATENT', 'STEFAN', 'TOP', 'FASTER', 'VEER', 'LAWS', 'CLOSURES',
            'directions', 'Space', 'sample_at', 'trace', 'change_along', 'mean_along', 'stays_inside', 'Law', 'air',
            'wind_of', 'speed_of', 'momentum_terms', 'column_mass', 'column_warmth', 'column_wind', 'energy_terms',
-           'PhysicsHeads', 'edge_flux', 'budget']
+           'allowed_heads', 'PhysicsHeads', 'edge_flux', 'budget']
 
 # %% ../nbs/21_physics.ipynb #2dd67e9b
 from collections.abc import Iterable
@@ -216,20 +216,33 @@ def _brought_down(s): return s["t850"] * (s["msl"] / 8.5e4) ** (R_DRY / C_P)  # 
 
 _helpful = {"energy": ("w500", "tp", "ssrd", "strd", "2t", "t850"), "momentum": ("2d",), "mass": ()}
 
-# %% ../nbs/21_physics.ipynb #f9a925bb
+# %% ../nbs/21_physics.ipynb #4f0ae070
+def allowed_heads(
+    channels: tuple,
+    wanted: tuple | None = None,  # None for all
+) -> tuple:
+    "Heads that a set of channels allows. Raises `WeatherError` for one that is wanted and unknown, or lacks a channel."
+    if unknown := set(wanted or ()) - set(LAWS): raise WeatherError(f"There is no head '{min(unknown)}': use {', '.join(LAWS)}.")
+    lacks = {name: [n for n in law.needs if n not in channels] for name, law in LAWS.items()}
+    for name in wanted or ():
+        if lacks[name]: raise WeatherError(f"The {name} head needs {', '.join(lacks[name])}, which the data lack: leave it out.")
+    return tuple(name for name in LAWS if (name in wanted if wanted is not None else not lacks[name]))
+
+# %% ../nbs/21_physics.ipynb #41a96e9e
 class PhysicsHeads(nn.Module):
-    "Residuals of the laws that the channels allow. Raises `WeatherError` for a grid too small."
+    "Residuals of the laws that the channels allow. Raises `WeatherError` for a grid too small and a head that they do not allow."
 
     def __init__(
         self,
         grid: Grid,
         normalizer: Normalizer,
         z_sfc: np.ndarray | None = None,  # (h, w) metres; None: no ground is masked
+        names: tuple | None = None,  # heads; None for all that the channels allow
         mountains: float = 500.0,  # m, above which momentum does not count
     ):
         super().__init__()
         self.space, self.channels, self.seconds = Space(grid), normalizer.channels, 3600.0 * normalizer.step_hours
-        self.names = tuple(name for name, law in LAWS.items() if set(law.needs) <= set(normalizer.channels))
+        self.names = allowed_heads(normalizer.channels, names)
         self.left_out = {name: tuple(n for n in _helpful[name] if n not in normalizer.channels) for name in self.names}
         self.scale = {name: LAWS[name].scale for name in self.names}
         self.closures = {name: start for name, (start, _) in CLOSURES.items()}
@@ -259,13 +272,14 @@ def physical(self: PhysicsHeads, x: torch.Tensor) -> dict:  # (b, c, h, w) norma
     bend = lambda name, plane: torch.expm1(plane) if variable(name).transform == "log1p" else plane
     return {name: bend(name, plane) for name, plane in zip(self.channels, planes)}
 
-# %% ../nbs/21_physics.ipynb #4c3c9696
+# %% ../nbs/21_physics.ipynb #6eed9580
 @patch
-def _along(self: PhysicsHeads, path, carried, s0, s1, terms=None):
-    "The change of what is carried, and the mean of the terms on its way."
+def _along(self: PhysicsHeads, path, carried, s0, s1, terms=None, whole=False):
+    "The change of what is carried, and the mean of the terms on its way: each, or (cheaper, and the same) their sum with the closures."
     change = {"change": change_along(path, carried(s0), carried(s1), self.seconds)}
     if terms is None: return change
-    first, second = terms(self.space, s0, s1), terms(self.space, s1, s1)
+    first, second = (terms(self.space, s, s1) for s in (s0, s1))
+    if whole: first, second = ({"sum": sum(self.closures.get(n, 1.0) * x for n, x in d.items())} for d in (first, second))
     means = mean_along(path, torch.cat([*first.values()], 1), torch.cat([*second.values()], 1))
     return change | dict(zip(first, means.split([x.shape[1] for x in first.values()], 1)))
 
@@ -274,33 +288,41 @@ def _along(self: PhysicsHeads, path, carried, s0, s1, terms=None):
 def terms(
     self: PhysicsHeads,
     x0: torch.Tensor, x1: torch.Tensor,  # (b, c, h, w) normalised, one step apart
-) -> tuple:  # {head: {term: (b, 1 or 2, h, w)}} without the closures, and {head: (b, h, w) bool} where they count
+    whole: bool = False,  # the terms' sum with the closures in place of each without
+) -> tuple:  # {head: {term: (b, 1 or 2, h, w)}}, and {head: (b, h, w) bool} where they count
     "Every term of every law."
     s0, s1 = self.physical(x0), self.physical(x1)
-    found, counts = {}, {}
-    if "mass" in self.names:
-        path = trace(self.space, column_wind(self.space, s0), column_wind(self.space, s1), self.seconds)
-        found["mass"] = self._along(path, lambda s: column_mass(s)[:, None], s0, s1)
-        counts["mass"] = self.mask["mass"] & stays_inside(path, 1)
-    if "energy" in self.names:
-        found["energy"] = self._along(path, lambda s: column_warmth(s)[:, None], s0, s1, energy_terms)
-        found["energy"]["change"] = found["energy"]["change"] * C_P * column_mass(s1)[:, None]
-        counts["energy"] = counts["mass"]
-    if "momentum" in self.names:
-        path = trace(self.space, wind_of(s0), wind_of(s1), self.seconds)
-        found["momentum"] = self._along(path, wind_of, s0, s1, momentum_terms)
-        low = self.low.to(path.dtype).expand(len(path), 1, *self.low.shape)
-        counts["momentum"] = self.mask["momentum"] & stays_inside(path, 1) & (mean_along(path, low, low)[:, 0] > 0.99)
-    return found, counts
+    laws = self._column(s0, s1, whole) if {"mass", "energy"} & set(self.names) else {}
+    if "momentum" in self.names: laws |= self._wind(s0, s1, whole)
+    return {name: laws[name][0] for name in self.names}, {name: laws[name][1] & self.mask[name] for name in self.names}
 
-# %% ../nbs/21_physics.ipynb #3cdd82b5
+# %% ../nbs/21_physics.ipynb #d5b7241e
+@patch
+def _column(self: PhysicsHeads, s0, s1, whole):
+    "Terms of mass and energy, and where the path is known."
+    path = trace(self.space, column_wind(self.space, s0), column_wind(self.space, s1), self.seconds)
+    counts, laws = stays_inside(path, 1), {}
+    if "mass" in self.names: laws["mass"] = self._along(path, lambda s: column_mass(s)[:, None], s0, s1), counts
+    if "energy" not in self.names: return laws
+    terms = self._along(path, lambda s: column_warmth(s)[:, None], s0, s1, energy_terms, whole)
+    return laws | {"energy": (terms | {"change": terms["change"] * C_P * column_mass(s1)[:, None]}, counts)}
+
+
+@patch
+def _wind(self: PhysicsHeads, s0, s1, whole):
+    "Terms of momentum, and where the path is known and over low ground."
+    path = trace(self.space, wind_of(s0), wind_of(s1), self.seconds)
+    low = sample_at(self.low.to(path.dtype).expand(len(path), 1, *self.low.shape), path.detach().flatten(1, 2))
+    counts = stays_inside(path, 1) & (low.unflatten(2, path.shape[1:3]) > 0.99).all(2)[:, 0]
+    return {"momentum": (self._along(path, wind_of, s0, s1, momentum_terms, whole), counts)}
+
+# %% ../nbs/21_physics.ipynb #deedf286
 @patch
 def residuals(self: PhysicsHeads, x0: torch.Tensor, x1: torch.Tensor) -> tuple:  # {head: (b, h, w)}, and where they count, bool
     "The laws' residuals with the closures as they are; momentum as the length of the vector."
     with torch.autocast(x1.device.type, enabled=False):
-        terms, counts = self.terms(x0, x1)
-        whole = {name: sum(self.closures.get(term, 1.0) * x for term, x in parts.items()) for name, parts in terms.items()}
-        return {name: _size(x, self.scale[name]) * counts[name] for name, x in whole.items()}, counts
+        terms, counts = self.terms(x0, x1, whole=True)
+        return {name: _size(sum(parts.values()), self.scale[name]) * counts[name] for name, parts in terms.items()}, counts
 
 
 def _size(x, scale):
