@@ -342,17 +342,19 @@ def sizes(self: PhysicsHeads, x0: torch.Tensor, x1: torch.Tensor) -> dict:  # {h
     found, counts = self.residuals(x0, x1)
     return {name: r.abs().sum() / counts[name].sum().clamp(min=1) for name, r in found.items()}
 
-# %% ../nbs/21_physics.ipynb #b047fa52
+# %% ../nbs/21_physics.ipynb #21e21baf
 @patch
 def fit(self: PhysicsHeads, pairs: Iterable) -> PhysicsHeads:  # pairs of true states (b, c, h, w), normalised, one step apart
-    "Find the closures that make the truth's residuals least in the mean square, within their bounds. Changes and returns the heads."
-    sums = {}
+    "Find the closures that make the truth's residuals least in the mean square, and take their mean size as scale. Changes and returns the heads."
+    sums, pairs = {}, list(pairs)
     for x0, x1 in pairs:
         with torch.no_grad(): found, counts = self.terms(x0, x1)
         for name, parts in found.items():
             free = [term for term in parts if term in CLOSURES]
             if free: _add(sums.setdefault(name, (free, {})), parts, counts[name])
     for free, total in sums.values(): self.closures |= _solve(free, total["square"], total["known"])
+    with torch.no_grad(): sizes = [self.sizes(*pair) for pair in pairs]
+    self.scale = {name: max(float(sum(s[name] for s in sizes)) / len(sizes), 1e-3 * LAWS[name].scale) for name in self.names}
     return self  # a term that never acted keeps its closure
 
 
