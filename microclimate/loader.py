@@ -99,24 +99,21 @@ def _pieces(da, channels, most=PIECE):
         room //= max(s.stop - s.start for s in along[-1])
     return product(*along)
 
-# %% ../nbs/05_loader.ipynb #d47606c0
+# %% ../nbs/05_loader.ipynb #1c0cd026
 def _fill(states, parts, channels, source="the data"):
     "Copy run after run, piece after piece, into `states` (T, c, h, w); returns which times are whole."
     whole, first = np.ones(len(states), bool), 0
     with tqdm(total=states.nbytes, desc=f"reading {source}"[:40], unit="B", unit_scale=True, delay=2) as bar, reading(source):
         for part in parts:
             for when, *where in _pieces(part[channels[0]], len(channels)):
-                at = slice(first + when.start, first + when.stop), slice(None), *where
-                states[at] = _read(part, channels, (when, *where))
-                whole[at[0]] &= np.isfinite(states[at]).all((1, 2, 3))
-                bar.update(states[at].nbytes)
+                rows = slice(first + when.start, first + when.stop)
+                piece = part[list(channels)].isel(dict(zip(part[channels[0]].dims, (when, *where)))).compute()
+                for c, name in enumerate(channels):
+                    states[rows, c, *where] = piece[name].values
+                    whole[rows] &= np.isfinite(states[rows, c, *where]).all((1, 2))
+                    bar.update(4 * piece[name].size)
             first += part.sizes["time"]
     return whole
-
-def _read(part, channels, at):
-    "A piece, (t, c, h, w) float32."
-    piece = part[list(channels)].isel(dict(zip(part[channels[0]].dims, at))).compute()
-    return np.stack([np.asarray(piece[name].values, "float32") for name in channels], 1)
 
 # %% ../nbs/05_loader.ipynb #bca4815b
 def read_series(
@@ -235,7 +232,7 @@ class Windows(Dataset):
     def times(self) -> np.ndarray:  # (n,) valid time of the newest input: what a forecast calls init_time
         return self.series.time[self.rows[:, self.history - 1].numpy()]
 
-# %% ../nbs/05_loader.ipynb #6de3d109
+# %% ../nbs/05_loader.ipynb #ea2182c0
 class Shuffle(Sampler):
     "Batches of row numbers in an order that depends on (seed, epoch) alone; `skip` starts it in mid-epoch, once."
 
@@ -249,6 +246,7 @@ class Shuffle(Sampler):
         if batches is not None and batches < 1: raise WeatherError(f"An epoch of {batches} batches was asked for: use 1 or more, or None.")
         self.size, self.batch_size, self.seed, self.batches = size, batch_size, seed, batches
         self.epoch = self.done = self.skip = 0
+        self.share = 0, 1  # number of this process, and of all that share each batch
 
     def __len__(self): return self.batches or -(-self.size // self.batch_size)
 
@@ -257,7 +255,7 @@ class Shuffle(Sampler):
     def __iter__(self):
         self.done, self.skip = self.skip, 0  # `Ahead` counts on: what a sampler has given need not have been learnt from
         batches = self._stream() if self.batches else self._round(self.epoch).split(self.batch_size)
-        for rows in islice(batches, self.done, len(self)): yield rows.tolist()
+        for rows in islice(batches, self.done, len(self)): yield _shared(rows, *self.share)
 
     @property
     def sampler(self): return self  # Lightning calls `set_epoch` on the `sampler` of a batch sampler
@@ -267,6 +265,12 @@ class Shuffle(Sampler):
 def _round(self: Shuffle, k):
     "Every row once, in the k-th order."
     return torch.randperm(self.size, generator=torch.Generator().manual_seed(1_000_003 * self.seed + k))
+
+# %% ../nbs/05_loader.ipynb #ea405326
+def _shared(rows, process, processes):
+    "This process's rows of a batch, as many as the others'; where they do not come out even, the first ones are taken again."
+    total = -(-len(rows) // processes) * processes
+    return rows[torch.arange(total) % len(rows)][process::processes].tolist()
 
 # %% ../nbs/05_loader.ipynb #0e2e3785
 @patch
@@ -375,15 +379,26 @@ class Ahead(DataLoader):
                 if isinstance(self.batch_sampler, Shuffle): self.batch_sampler.done += 1
                 yield sample
 
-# %% ../nbs/05_loader.ipynb #94ab88f3
-@patch
-def train_dataloader(self: WeatherData) -> DataLoader: return Ahead(self.train, batch_sampler=self.order)
+# %% ../nbs/05_loader.ipynb #14692656
+def _share(data):
+    "Number of this process, and of all."
+    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
 
 @patch
-def val_dataloader(self: WeatherData) -> DataLoader | list: return Ahead(self.val, batch_size=self.batch_size) if len(self.val) else []
+def train_dataloader(self: WeatherData) -> DataLoader:
+    self.order.share = _share(self)
+    return Ahead(self.train, batch_sampler=self.order)
+
+def _in_order(data, windows):
+    "This process's part of the windows, batch after batch."
+    process, processes = _share(data)
+    return Ahead(windows, batch_size=data.batch_size, sampler=range(process, len(windows), processes)) if len(windows) else []
 
 @patch
-def test_dataloader(self: WeatherData) -> DataLoader | list: return Ahead(self.test, batch_size=self.batch_size) if len(self.test) else []
+def val_dataloader(self: WeatherData) -> DataLoader | list: return _in_order(self, self.val)
+
+@patch
+def test_dataloader(self: WeatherData) -> DataLoader | list: return _in_order(self, self.test)
 
 # %% ../nbs/05_loader.ipynb #dde093b8
 @patch

@@ -46,12 +46,12 @@ def is_url(path) -> bool:
     "Does it name something on a network?"
     return bool(re.match(r"(https?|gs|gcs|s3)://", str(path)))
 
-# %% ../nbs/03a_read.ipynb #4ee92dfd
+# %% ../nbs/03a_read.ipynb #a9d1659c
 @contextlib.contextmanager
 def reading(path):  # the file or store that is being read
     "Any failure inside becomes a `WeatherError` that names the file."
     try: yield
-    except (WeatherError, AttributeError, NameError, AssertionError): raise  # a mistake of this package is not the file's
+    except (WeatherError, AttributeError, NameError, AssertionError, MemoryError): raise  # not the file's fault
     except ImportError as error:
         raise WeatherError(f"{path} needs a package that is not installed ({error}): pip install microclimate[all].") from error
     except Exception as error:
@@ -94,10 +94,10 @@ def read_zarr(path: str | Path) -> xr.Dataset:  # lazy, without Dask
         warnings.simplefilter("ignore")  # consolidated metadata in Zarr 3, and its absence in Zarr 2
         return xr.open_zarr(str(path), chunks=None, storage_options=options, decode_timedelta=True)
 
-# %% ../nbs/03a_read.ipynb #e6986bac
+# %% ../nbs/03a_read.ipynb #e380fa7f
 def in_chunks(
     ds: xr.Dataset,  # lazy, as the source has it
-    most: int = 2**21,  # numbers in a piece; a chunk of the file that is larger is a piece of its own
+    most: int = 2**20,  # numbers in a piece; a chunk of the file that is larger is a piece of its own
 ) -> xr.Dataset:  # with Dask arrays where there are three dimensions or more
     "Nothing is read until it is needed, and then piece by piece."
     return ds.assign({name: da.chunk(_piece(da, most)) for name, da in ds.data_vars.items() if da.ndim > 2})
