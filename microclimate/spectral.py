@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRANSFORMS', 'clip_modes', 'wavenumbers', 'extension', 'waves', 'longitude_matrices', 'latitude_matrices', 'Fourier',
-           'legendre', 'quadrature', 'check_sphere', 'Spherical', 'planar', 'periodic', 'spherical', 'make_transform',
-           'SpectralLayer', 'CNorm', 'SFNOBlock']
+           'legendre', 'quadrature', 'whole_globe', 'check_sphere', 'Spherical', 'planar', 'periodic', 'spherical',
+           'make_transform', 'SpectralLayer', 'CNorm', 'Pointwise', 'scaled', 'SFNOBlock']
 
 # %% ../nbs/10_spectral.ipynb #e6aead6f
 import math
@@ -57,33 +57,47 @@ def waves(
     pad = n // 8 if extend else 0
     return 2 * np.pi * np.outer(k, np.arange(n + pad)) / (n + pad), extension(n, pad), n + pad
 
-# %% ../nbs/10_spectral.ipynb #80de4c63
+# %% ../nbs/10_spectral.ipynb #1bbab205
 def longitude_matrices(
     n: int,  # columns
     modes: int,  # wavenumbers asked for
     extend: bool,  # continue the field by n/8 points
-) -> tuple[np.ndarray, np.ndarray]:  # Aw (n, 2M), Sw (2M, n)
+) -> tuple[np.ndarray, np.ndarray]:  # Aw (2M, n), Sw (n, 2M)
     "Analysis and synthesis along a row: real field to `[re | im]` of wavenumbers 0…M−1 and back."
     k = wavenumbers(n, modes)
     angle, E, P = waves(n, k, extend)
     once = np.where((k == 0) | (2 * k == P), 1, 2)[:, None]  # every other wave stands for its mirror image −k too
-    analysis = np.concatenate([np.cos(angle) @ E, -np.sin(angle) @ E]).T
-    synthesis = np.concatenate([once * np.cos(angle), -once * np.sin(angle)])[:, :n]
+    analysis = np.concatenate([np.cos(angle) @ E, -np.sin(angle) @ E])
+    synthesis = np.concatenate([once * np.cos(angle), -once * np.sin(angle)])[:, :n].T
     return analysis / math.sqrt(P), synthesis / math.sqrt(P)
 
-# %% ../nbs/10_spectral.ipynb #4784e476
+# %% ../nbs/10_spectral.ipynb #7047f8b0
 def latitude_matrices(
     n: int,  # rows
     modes: int,  # wavenumbers asked for, per sign
     extend: bool,  # continue the field by n/8 points
 ) -> tuple[np.ndarray, np.ndarray]:  # Ah (2R, 2n), Sh (2n, 2R)
-    "Analysis and synthesis along a column of complex numbers, real parts above imaginary parts."
+    "Analysis and synthesis along a column of complex numbers: re, im, re, im, … to all real parts above all imaginary parts, and back."
     angle, E, P = waves(n, wavenumbers(n, modes, both=True), extend)
     C, S = np.cos(angle) @ E, np.sin(angle) @ E
     c, s = np.cos(angle)[:, :n].T, np.sin(angle)[:, :n].T
-    return np.block([[C, S], [-S, C]]) / math.sqrt(P), np.block([[c, -s], [s, c]]) / math.sqrt(P)
+    analysis = np.concatenate([np.stack([C, S], 2), np.stack([-S, C], 2)]).reshape(-1, 2 * n)
+    synthesis = np.stack([np.concatenate([c, -s], 1), np.concatenate([s, c], 1)], 1).reshape(2 * n, -1)
+    return analysis / math.sqrt(P), synthesis / math.sqrt(P)
 
-# %% ../nbs/10_spectral.ipynb #5b11d36a
+# %% ../nbs/10_spectral.ipynb #c0202183
+def _left(
+    matrix: torch.Tensor,  # (m, k)
+    stack: torch.Tensor,  # (n, k, c)
+) -> torch.Tensor:  # (n, m, c)
+    "`matrix @ each`, without a copy of either."
+    return torch.bmm(matrix.expand(len(stack), -1, -1), stack)
+
+def _along_rows(matrix, x):  # (m, w), (b, h, w, c) -> (b, h, m, c)
+    "A matrix along the columns of every row."
+    return _left(matrix, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+# %% ../nbs/10_spectral.ipynb #8d49c16a
 class Fourier(nn.Module):
     "Truncated two-dimensional Fourier transform of a periodic (`extend=False`) or regional (`extend=True`) map."
     shared_orders = False  # each wave has its own weights
@@ -104,20 +118,20 @@ class Fourier(nn.Module):
     def analysis(
         self,
         x: torch.Tensor,  # (b, c, h, w)
-    ) -> torch.Tensor:  # (b, c, 2R, M)
+    ) -> torch.Tensor:  # (b, 2, R, M, c)
         "Map to coefficients."
         b, c, h, _ = x.shape
-        z = (x @ self.Aw).view(b, c, h, 2, self.columns).transpose(2, 3)
-        return self.Ah @ z.reshape(b, c, 2 * h, self.columns)
+        z = _along_rows(self.Aw, x.permute(0, 2, 3, 1)).view(b, 2 * h, self.columns * c)
+        return _left(self.Ah, z).view(b, 2, self.rows, self.columns, c)
 
     def synthesis(
         self,
-        z: torch.Tensor,  # (b, c, 2R, M)
+        z: torch.Tensor,  # (b, 2, R, M, c)
     ) -> torch.Tensor:  # (b, c, h, w)
         "Coefficients to map."
-        b, c = z.shape[:2]
-        x = (self.Sh @ z).view(b, c, 2, self.shape[0], self.columns).transpose(2, 3)
-        return x.reshape(b, c, self.shape[0], 2 * self.columns) @ self.Sw
+        b, c = z.shape[0], z.shape[-1]
+        x = _left(self.Sh, z.reshape(b, 2 * self.rows, -1)).view(b, self.shape[0], 2 * self.columns, c)
+        return _along_rows(self.Sw, x).permute(0, 3, 1, 2)
 
     def extra_repr(self): return f"shape={self.shape}, rows={self.rows}, columns={self.columns}, extend={self.extend}"
 
@@ -149,22 +163,26 @@ def quadrature(
     P = legendre(n, 1, x)[0] * math.sqrt(4 * math.pi)
     return np.linalg.lstsq(P, 2.0 * (np.arange(n) == 0), rcond=None)[0]
 
-# %% ../nbs/10_spectral.ipynb #3bc52c20
-def check_sphere(
+# %% ../nbs/10_spectral.ipynb #f3728c8f
+def whole_globe(
     latitude: np.ndarray,  # (h,) degrees north
     columns: int,  # w
     west: float,  # longitude of the first column, degrees east
     east: float,  # longitude of the last column, degrees east
-):
-    "Raises ValueError unless the rows reach both poles and the columns go once around."
+) -> bool:
+    "Do the rows reach both poles, and do the columns go once around?"
     step = abs(latitude[0] - latitude[-1]) / max(len(latitude) - 1, 1)
     around = (east - west) * columns / max(columns - 1, 1)
-    if abs(around - 360) > 0.01 or 90 - max(latitude) > step or 90 + min(latitude) > step:
+    return bool(abs(around - 360) < 0.01 and 90 - max(latitude) < 1.001 * step and 90 + min(latitude) < 1.001 * step)
+
+def check_sphere(latitude, columns, west, east):
+    "Raises ValueError unless the map is a `whole_globe`."
+    if not whole_globe(latitude, columns, west, east):
         raise ValueError(
             f"transform 'spherical' needs the whole globe, but the grid covers {min(latitude):g}…{max(latitude):g} °N and "
             f"{west:g}…{east:g} °E. Use transform='planar' for a region.")
 
-# %% ../nbs/10_spectral.ipynb #c9fe48f8
+# %% ../nbs/10_spectral.ipynb #df2af401
 class Spherical(nn.Module):
     """Truncated spherical harmonic transform of a global latitude–longitude map, degrees and orders below `modes`.
 
@@ -194,22 +212,20 @@ class Spherical(nn.Module):
     def analysis(
         self,
         x: torch.Tensor,  # (b, c, h, w)
-    ) -> torch.Tensor:  # (b, c, 2L, M)
+    ) -> torch.Tensor:  # (b, 2, L, M, c)
         "Map to coefficients."
-        b, c, h, _ = x.shape
-        z = torch.einsum("bchpm,mlh->bcplm", (x @ self.Aw).view(b, c, h, 2, self.columns), self.Ah)
-        return z.reshape(b, c, 2 * self.rows, self.columns)
+        z = _along_rows(self.Aw, x.permute(0, 2, 3, 1)).unflatten(2, (2, self.columns))
+        return torch.einsum("bhpmc,mlh->bplmc", z, self.Ah)
 
     def synthesis(
         self,
-        z: torch.Tensor,  # (b, c, 2L, M)
+        z: torch.Tensor,  # (b, 2, L, M, c)
     ) -> torch.Tensor:  # (b, c, h, w)
         "Coefficients to map."
-        b, c = z.shape[:2]
-        x = torch.einsum("bcplm,mhl->bchpm", z.view(b, c, 2, self.rows, self.columns), self.Sh)
-        return x.reshape(b, c, self.shape[0], 2 * self.columns) @ self.Sw
+        x = torch.einsum("bplmc,mhl->bhpmc", z, self.Sh)
+        return _along_rows(self.Sw, x.flatten(2, 3)).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_spectral.ipynb #fc636544
+# %% ../nbs/10_spectral.ipynb #3c4bbfa9
 def planar(shape, modes, globe=None):
     "Fourier transform of a region: periodic extension on."
     return Fourier(shape, modes, extend=True)
@@ -219,23 +235,24 @@ def periodic(shape, modes, globe=None):
     return Fourier(shape, modes, extend=False)
 
 def spherical(shape, modes, globe=None):
-    "Spherical harmonic transform; `globe` is (latitudes, west, east) in degrees, or None for equal bands once around."
+    "Spherical harmonic transform; `globe` is (latitudes, west, east) in degrees, None for equal bands once around, False for a region."
+    if globe is False: raise ValueError("transform 'spherical' needs the whole globe, but the map is a region. Use transform='planar'.")
     return Spherical(shape, modes, *(globe or ()))
 
 TRANSFORMS = dict(planar=planar, periodic=periodic, spherical=spherical)
 
-# %% ../nbs/10_spectral.ipynb #c8f894f1
+# %% ../nbs/10_spectral.ipynb #6eb7bf77
 def make_transform(
     name: str,  # 'planar' | 'periodic' | 'spherical'
     shape: tuple[int, int],  # (h, w)
     modes: int,  # wavenumbers asked for, clipped to what the grid carries
-    globe: tuple | None = None,  # (latitudes, west, east), degrees: read by 'spherical' only
+    globe: tuple | bool | None = None,  # as `spherical` reads it
 ) -> nn.Module:
     "Transform by name. Raises ValueError for an unknown name, or for 'spherical' on a grid that is not the globe."
     if name not in TRANSFORMS: raise ValueError(f"unknown transform {name!r}: choose one of {', '.join(TRANSFORMS)}.")
     return TRANSFORMS[name](shape, modes, globe)
 
-# %% ../nbs/10_spectral.ipynb #a831be87
+# %% ../nbs/10_spectral.ipynb #06ee5128
 class SpectralLayer(nn.Module):
     """Mixes channels wave by wave: weights `[K·nb, C/nb, 2C/nb]`, K waves (on the sphere: K degrees, shared by all orders).
 
@@ -247,7 +264,7 @@ class SpectralLayer(nn.Module):
         modes: int,  # wavenumbers asked for
         blocks: int = 1,  # nb
         transform: str = "planar",
-        globe: tuple | None = None,  # (latitudes, west, east), degrees: read by 'spherical' only
+        globe: tuple | bool | None = None,  # as `spherical` reads it
     ):
         super().__init__()
         if channels % blocks: raise ValueError(f"{blocks} blocks do not divide {channels} channels: choose blocks that do.")
@@ -259,28 +276,24 @@ class SpectralLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,  # (b, c, h, w)
+        gain: torch.Tensor | None = None,  # (c,) factor of each channel: cheaper on a few waves than on all cells
     ) -> torch.Tensor:  # (b, c, h, w)
-        z = self.transform.analysis(x)
-        return self.transform.synthesis(self.mix(z))
+        z = self.mix(self.transform.analysis(x))
+        return self.transform.synthesis(z if gain is None else z * gain)
 
     def mix(
         self,
-        z: torch.Tensor,  # (b, c, 2R, M)
-    ) -> torch.Tensor:  # (b, c, 2R, M)
+        z: torch.Tensor,  # (b, 2, R, M, c)
+    ) -> torch.Tensor:  # (b, 2, R, M, c)
         "Multiply each wave's channels by its complex matrix."
-        (b, c), t, nb, size = z.shape[:2], self.transform, self.blocks, self.weight.shape[1]
-        z = z.view(b, nb, size, 2, t.rows, t.columns)
-        if t.shared_orders: z, M, b = z.permute(5, 0, 1, 2, 3, 4).reshape(-1, nb, size, 2, t.rows, 1), 1, b * t.columns
-        else: M = t.columns
-        z = z.permute(4, 5, 1, 3, 0, 2).reshape(self.waves * nb, 2 * b, size)  # real batch above imaginary batch
-        o = torch.bmm(z, self.weight)
-        re = o[:, :b, :size] - o[:, b:, size:]
-        im = o[:, :b, size:] + o[:, b:, :size]
-        o = torch.stack([re, im], 1).view(t.rows, M, nb, 2, b, size).permute(4, 2, 5, 3, 0, 1)
-        if t.shared_orders: o = o.reshape(t.columns, -1, nb, size, 2, t.rows).permute(1, 2, 3, 4, 5, 0)
-        return o.reshape(-1, c, 2 * t.rows, t.columns)
+        sort, back = ((2, 4, 1, 0, 3, 5), (2, 0, 3, 1, 4)) if self.transform.shared_orders else ((2, 3, 4, 1, 0, 5), (3, 0, 1, 2, 4))
+        z = z.unflatten(4, (self.blocks, -1)).permute(sort)  # waves and blocks, re | im, what shares their weights, channels
+        size = [n for n, axis in zip(z.shape, sort) if axis != 1]
+        o = torch.bmm(z.reshape(len(self.weight), -1, size[-1]), self.weight).view(len(self.weight), 2, -1, 2, size[-1])
+        re, im = o[:, 0, :, 0] - o[:, 1, :, 1], o[:, 0, :, 1] + o[:, 1, :, 0]
+        return torch.stack([part.view(size).permute(back) for part in (re, im)], 1).flatten(4)
 
-# %% ../nbs/10_spectral.ipynb #c4ee8992
+# %% ../nbs/10_spectral.ipynb #23dcfd57
 class CNorm(nn.Module):
     "LayerNorm over the channels of each pixel, weights `[C]`."
     def __init__(
@@ -294,9 +307,41 @@ class CNorm(nn.Module):
         self,
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
-        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias).movedim(-1, 1)
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_spectral.ipynb #cc45bf08
+# %% ../nbs/10_spectral.ipynb #96a84644
+class Pointwise(nn.Conv2d):
+    "The same matrix for the channels of every pixel: a 1×1 convolution."
+    def __init__(
+        self,
+        inputs: int,  # c
+        outputs: int,  # C
+    ):
+        super().__init__(inputs, outputs, 1)
+
+    def forward(
+        self,
+        x: torch.Tensor,  # (b, c, h, w)
+    ) -> torch.Tensor:  # (b, C, h, w)
+        return _pointwise(x, self.weight, self.bias)
+
+def _pointwise(x, weight, bias):
+    "A 1×1 convolution, of strips of the map; plain where it is compiled or exported, for another library runs it then."
+    if torch.compiler.is_compiling(): return F.conv2d(x, weight, bias)
+    b, c, h, w = x.shape
+    strips = x.permute(0, 2, 3, 1).reshape(-1, h // math.gcd(h, 16), w, c).permute(0, 3, 1, 2)
+    return F.conv2d(strips, weight, bias).permute(0, 2, 3, 1).reshape(b, h, w, -1).permute(0, 3, 1, 2)
+
+def scaled(
+    layer: nn.Module,  # a Pointwise, or what has been wrapped around one
+    gain: torch.Tensor,  # (C, 1, 1)
+    x: torch.Tensor,  # (b, c, h, w)
+) -> torch.Tensor:  # (b, C, h, w)
+    "`gain * layer(x)`; the gain goes into the weights where they are at hand: there are fewer of them than of pixels."
+    if type(layer) is not Pointwise: return gain * layer(x)
+    return _pointwise(x, gain[..., None] * layer.weight, gain.flatten() * layer.bias)
+
+# %% ../nbs/10_spectral.ipynb #8f9dbc3b
 class SFNOBlock(nn.Module):
     "`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838)."
     def __init__(
@@ -307,13 +352,13 @@ class SFNOBlock(nn.Module):
         blocks: int = 1,  # channel blocks of the spectral weights
         ratio: int = 4,  # hidden width of the MLP over C
         transform: str = "planar",
-        globe: tuple | None = None,  # (latitudes, west, east), degrees: read by 'spherical' only
+        globe: tuple | bool | None = None,  # as `spherical` reads it
         dropout: float = 0.0,  # share of channels dropped in training
     ):
         super().__init__()
         self.norm1, self.norm2 = CNorm(channels), CNorm(channels)
         self.spectral = SpectralLayer(channels, shape, modes, blocks, transform, globe)
-        self.fc1, self.fc2 = nn.Conv2d(channels, ratio * channels, 1), nn.Conv2d(ratio * channels, channels, 1)
+        self.fc1, self.fc2 = Pointwise(channels, ratio * channels), Pointwise(ratio * channels, channels)
         self.gamma1, self.gamma2 = (nn.Parameter(torch.full((channels, 1, 1), 0.1)) for _ in range(2))
         self.drop = nn.Dropout2d(dropout)
 
@@ -321,5 +366,5 @@ class SFNOBlock(nn.Module):
         self,
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
-        x = x + self.gamma1 * self.drop(self.spectral(self.norm1(x)))
-        return x + self.gamma2 * self.drop(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        x = x + self.drop(self.spectral(self.norm1(x), self.gamma1.flatten()))
+        return x + self.drop(scaled(self.fc2, self.gamma2, F.gelu(self.fc1(self.norm2(x)))))
