@@ -77,9 +77,9 @@ def weighted_mean(
     "Mean over the cells that count."
     return (x * weights).sum((-2, -1)) / weights.sum((-2, -1)).clamp(min=1e-6)
 
-# %% ../nbs/22_loss.ipynb #3825cd4a
+# %% ../nbs/22_loss.ipynb #e0698cac
 class ForecastLoss(nn.Module):
-    "What a forecast costs, and its parts. Raises `WeatherError` for a setting that makes no sense and a head that the channels do not allow."
+    "What a forecast costs, and its parts. Raises `WeatherError` for a setting that makes no sense and a head without its channels."
 
     def __init__(
         self,

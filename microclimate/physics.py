@@ -342,10 +342,10 @@ def sizes(self: PhysicsHeads, x0: torch.Tensor, x1: torch.Tensor) -> dict:  # {h
     found, counts = self.residuals(x0, x1)
     return {name: r.abs().sum() / counts[name].sum().clamp(min=1) for name, r in found.items()}
 
-# %% ../nbs/21_physics.ipynb #21e21baf
+# %% ../nbs/21_physics.ipynb #5a05ddf6
 @patch
 def fit(self: PhysicsHeads, pairs: Iterable) -> PhysicsHeads:  # pairs of true states (b, c, h, w), normalised, one step apart
-    "Find the closures that make the truth's residuals least in the mean square, and take their mean size as scale. Changes and returns the heads."
+    "Take the closures that make the truth's residuals least in the mean square, and their mean size as scale. Returns the heads."
     sums, pairs = {}, list(pairs)
     for x0, x1 in pairs:
         with torch.no_grad(): found, counts = self.terms(x0, x1)
@@ -364,7 +364,7 @@ def _add(entry, parts, counts):
     rows = lambda x: x.movedim(1, -1)[counts].double().flatten()
     a = torch.stack([rows(parts[term]) for term in free])
     known = sum(rows(x) for term, x in parts.items() if term not in free)
-    total["square"], total["known"] = total.get("square", 0) + a @ a.T, total.get("known", 0) + a @ known
+    total["square"], total["known"] = total.get("square", 0) + (a @ a.T).cpu(), total.get("known", 0) + (a @ known).cpu()
 
 
 def _solve(free, square, known):
