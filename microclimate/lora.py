@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TARGETS', 'add_lora', 'trainable_share', 'merge_lora', 'save_adapter', 'read_adapter', 'load_adapter']
 
-# %% ../nbs/23a_lora.ipynb #cffe9fb4
+# %% ../nbs/23a_lora.ipynb #5452a45b
 import copy, hashlib, json, re
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,16 +28,21 @@ def _peft():
     except ImportError as error: raise WeatherError("LoRA needs the package peft: pip install 'microclimate[finetune]'.") from error
     return peft
 
-# %% ../nbs/23a_lora.ipynb #c0281e57
-TARGETS = r"(.*\.)?(qkv|q|kv|proj|fc1|fc2)"  # names of modules, matched whole
+# %% ../nbs/23a_lora.ipynb #30eca51d
+TARGETS = {  # family: names of modules, matched whole
+    "SFNO": r"(.*\.)?(qkv|q|kv|proj|fc1|fc2)",
+    "GNN": r"(encoder|decoder|processor\.\d+)\.(send|receive|message|update\.fc1|update\.fc2)",
+    "Edge": r"[ld]\d\.\d+\.body\.\d+\.0|d\d\.0\.0",
+    "ClimaX": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)",
+}
 
-# %% ../nbs/23a_lora.ipynb #016ef3c8
+# %% ../nbs/23a_lora.ipynb #a428dd42
 def _adapted(net, targets):
     "Names of the layers that the expression means. Raises `WeatherError` where there are none."
     kinds = torch.nn.Linear, torch.nn.Conv2d
-    found = [name for name, part in net.named_modules() if isinstance(part, kinds) and re.fullmatch(targets, name)]
-    if found: return found
-    some = ", ".join([name for name, part in net.named_modules() if isinstance(part, kinds)][:8])
+    layers = [name for name, part in net.named_modules() if isinstance(part, kinds) and getattr(part, "groups", 1) == 1]
+    if found := [name for name in layers if re.fullmatch(targets, name)]: return found
+    some = ", ".join(layers[:8])
     raise WeatherError(f"No layer of {type(net).__name__} is called '{targets}': it has {some} and so on.")
 
 # %% ../nbs/23a_lora.ipynb #6a367bce
@@ -57,11 +63,11 @@ def _release(net, also):
         if not found: raise WeatherError(f"No weight is called '{pattern}': use names such as {', '.join(_some(net))}.")
         for p in found: p.requires_grad_(True)
 
-# %% ../nbs/23a_lora.ipynb #c9d89ede
+# %% ../nbs/23a_lora.ipynb #e344a7c6
 def add_lora(
     model: Forecaster,  # the base; it is not changed
     rank: int = 16,  # r: rows of A, columns of B
-    targets: str = TARGETS,  # layers to adapt, an expression for the whole name
+    targets: str | None = None,  # layers to adapt, an expression for the whole name; None: those of `TARGETS`
     seed: int = 0,  # of A
     alpha: float | None = None,  # the adapter's product is multiplied by alpha / rank; None: by 1
     also: tuple = (),  # weights to train beside the adapter, expressions for the whole name: r"embed\..*"
@@ -69,14 +75,29 @@ def add_lora(
     "Put an adapter beside a model's weights. Raises `WeatherError` for names that match nothing, or a model that has one already."
     if hasattr(model, "lora"): raise WeatherError(f"{model.name} has an adapter already: merge it with merge_lora, or load the base anew.")
     if rank < 1: raise WeatherError(f"rank is {rank}: an adapter needs at least 1.")
-    peft, model = _peft(), copy.deepcopy(model)
+    model = copy.deepcopy(model)
+    targets = targets or TARGETS.get(type(model.net).__name__, TARGETS["SFNO"])
     own = dict(rank=rank, targets=targets, seed=seed, alpha=float(alpha or rank), also=list(also))
     model.lora = own | dict(base=_identity(model))
-    exactly = "|".join(map(re.escape, _adapted(model.net, targets)))  # peft takes a list for endings of names
-    layers = peft.LoraConfig(r=rank, lora_alpha=own["alpha"], target_modules=exactly)
-    with seeded(seed): peft.inject_adapter_in_model(layers, model.net)
+    with seeded(seed): _inject(model.net, targets, rank, own["alpha"])
     _release(model.net, also)
     return model
+
+# %% ../nbs/23a_lora.ipynb #13531d89
+@contextmanager
+def _plain(net, names):
+    "Convolutions as torch's own class: peft makes A and B of a layer's class, and our subclasses take other arguments."
+    ours = {part: type(part) for part in map(net.get_submodule, names) if isinstance(part, torch.nn.Conv2d)}
+    for part in ours: part.__class__ = torch.nn.Conv2d
+    try: yield
+    finally:
+        for part, kind in ours.items(): part.__class__ = kind
+
+def _inject(net, targets, rank, alpha, **how):
+    "Wrap the layers that `targets` names, in place."
+    peft, names = _peft(), _adapted(net, targets)
+    exactly = "|".join(map(re.escape, names))  # peft would take a list for endings of names
+    with _plain(net, names): peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly), net, **how)
 
 # %% ../nbs/23a_lora.ipynb #13a275b5
 def _identity(model):
