@@ -240,7 +240,7 @@ def _trainer(folder, recipe, where, callbacks, progress):
                      plugins=[AtomicIO()], logger=False, default_root_dir=folder, enable_progress_bar=progress,
                      enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10**9)
 
-# %% ../nbs/24_train.ipynb #eae6b13f
+# %% ../nbs/24_train.ipynb #f9dfb6d5
 def fit(
     model: Forecaster,  # the start; it is not changed
     data: WeatherData,  # with the model's channels, history and step
@@ -261,6 +261,7 @@ def fit(
     module, validated = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe), len(data.val) > 0
     if earlier["finished"]: print(f"{folder} holds this training, finished: its weights are used, nothing is run.")
     else:
+        module.learn_laws(data)
         callbacks = _callbacks(folder, recipe, validated, progress, checkpoint_every, log_every)
         with _quiet():
             trainer = _trainer(folder, recipe, _where(device, devices, strategy), callbacks, progress)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Variant', 'variants', 'step_seconds', 'batches_in', 'equal_time', 'logs', 'to_equal', 'trial_curves', 'scored',
-           'over_seeds', 'against_first']
+           'over_seeds', 'residuals', 'against_first']
 
 # %% ../nbs/24a_trials.ipynb #591b294c
 import copy, json, time
@@ -21,14 +21,16 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-# %% ../nbs/24a_trials.ipynb #834c9122
+# %% ../nbs/24a_trials.ipynb #21031540
 from .core import WeatherError, write_json
 from .evaluate import compare
+from .grid import GRAVITY
 from .loader import WeatherData
 from .maps import headline, style
 from .models import Forecaster, build_model
+from .physics import LAWS, PhysicsHeads, allowed_heads
 from .plot import colours_of, sheet
-from .recipe import Recipe, TrainModule, steps_at
+from .recipe import Recipe, TrainModule, steps_at, true_pairs
 
 # %% ../nbs/24a_trials.ipynb #44080ad5
 @dataclass(frozen=True)
@@ -54,23 +56,25 @@ def variants(
     one = lambda name, model=model, net=None, **own: Variant(name, model, dict(net or {}), recipe | own)
     return [one(name, **own) for name, own in changes.items()]
 
-# %% ../nbs/24a_trials.ipynb #8bda69e2
+# %% ../nbs/24a_trials.ipynb #266d0e9e
 def step_seconds(
     model: Forecaster,
     data: WeatherData,
     recipe: Recipe,
-    rounds: int = 3,  # after one to warm up
+    rounds: int = 4,  # after one to warm up
 ) -> dict:  # rollout length: seconds
-    "Processor seconds of a training step: forward, backward and the optimiser's. The model is not changed."
+    "Processor seconds of a training step: forward, backward and the optimiser's; the least of some, as others only disturb."
     module = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe)
     optimizer = torch.optim.AdamW(module.model.net.parameters(), lr=0.0, fused=True)
     sample = next(iter(data.train_dataloader()))
     times = {k: [_step(module, optimizer, sample, k) for _ in range(rounds + 1)] for k in sorted(set(recipe.rollout))}
-    return {k: float(np.median(found[1:])) for k, found in times.items()}
+    return {k: min(found[1:]) for k, found in times.items()}
 
 def _step(module, optimizer, sample, steps):
     began = time.process_time()
-    module.criterion(*module(module.model.net, sample, steps, module.recipe.noise))["loss"].backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=module.recipe.precision == "bf16-mixed"):
+        result = module(module.model.net, sample, steps, module.recipe.noise)
+    module.criterion(*result)["loss"].backward()
     optimizer.step()
     optimizer.zero_grad()
     return time.process_time() - began
@@ -177,6 +181,31 @@ def over_seeds(
     rows = rows.assign(model=rows.variant.where(own, rows.model))
     keys = [name for name in rows if name not in ("value", "low", "high", "variant", "seed", "pairs")]
     return rows.groupby(keys, sort=False, dropna=False).value.mean().reset_index()
+
+# %% ../nbs/24a_trials.ipynb #c2dc8c01
+def residuals(
+    forecast: xr.Dataset,  # init_time, lead_time
+    truth: xr.Dataset,  # along time, with all valid times
+    data: WeatherData,  # to whose true states the closures are fitted
+) -> pd.DataFrame:  # law, units, lead_hours, forecast, truth
+    "Residuals of the laws that the channels allow; no rows where they allow none."
+    if not allowed_heads(data.channels): return pd.DataFrame(columns=["law", "units", "lead_hours", "forecast", "truth"])
+    ground = data.static_vars["z_sfc"].numpy() / GRAVITY if "z_sfc" in data.static_vars else None
+    heads = PhysicsHeads(data.grid, data.normalizer, ground).fit(true_pairs(data))
+    rows = []
+    for k in range(1, forecast.sizes["lead_time"]):
+        made, true = ([_states(ds, data, forecast, i) for i in (k - 1, k)] for ds in (forecast, truth))
+        hours = int(forecast.lead_time.values[k] / np.timedelta64(1, "h"))
+        ours, theirs = heads.sizes(*made), heads.sizes(*true)
+        rows += [dict(law=n, units=LAWS[n].units, lead_hours=hours, forecast=float(ours[n]), truth=float(theirs[n])) for n in heads.names]
+    return pd.DataFrame(rows)
+
+def _states(ds, data, forecast, k):
+    "Normalised states at a lead time: of the forecast, or of a truth at the valid times."
+    valid = forecast.init_time.values + forecast.lead_time.values[k]
+    at = ds.isel(lead_time=k) if "lead_time" in ds.dims else ds.sel(time=valid)
+    fields = np.stack([at[name].values for name in data.channels], 1)
+    return data.normalizer.normalise(torch.from_numpy(fields.astype("float32")))
 
 # %% ../nbs/24a_trials.ipynb #fa65f8ea
 def against_first(
