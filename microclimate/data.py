@@ -52,7 +52,7 @@ def _overlaps(piece, others) -> bool:
     shares = lambda o: fields & set(o.data_vars) and np.isin(time, o["time"].values).any() and not np.array_equal(time, o["time"].values)
     return any(shares(o) for o in others if o is not piece)
 
-# %% ../nbs/03_data.ipynb #54984438
+# %% ../nbs/03_data.ipynb #6c0206f2
 def _merge(pieces) -> xr.Dataset:
     "One run's pieces: each variable joined along time, then all of them side by side."
     names = dict.fromkeys(n for p in pieces for n in p.data_vars if n != "crs")
@@ -70,9 +70,12 @@ def _along_time(name, pieces) -> xr.DataArray:
         at = values[counts > 1][0]
         where = dict.fromkeys(p.attrs["path"] for p in pieces if at in p["time"].values)
         raise WeatherError(f"{name} appears twice at {str(at)[:16]} UTC in {' and '.join(where)}: remove duplicate times.")
-    return (parts[0] if len(parts) == 1 else xr.concat(parts, "time", join="override", combine_attrs="override")).sortby("time")
+    return _sorted(parts[0] if len(parts) == 1 else xr.concat(parts, "time", join="override", combine_attrs="override"))
 
-# %% ../nbs/03_data.ipynb #f116b2bf
+def _sorted(data):  # sorting copies, and breaks chunks, even where there is nothing to sort
+    return data if (np.diff(data["time"].values) > np.timedelta64(0)).all() else data.sortby("time")
+
+# %% ../nbs/03_data.ipynb #ca282f59
 def _complete(ds, whole) -> xr.Dataset:
     "Times that every state has; an amount may lack the start of its run, where nothing has fallen yet."
     states = [da for da in whole.values() if "time" in da.dims and da.attrs.get("units") not in AMOUNTS] or \
@@ -82,7 +85,7 @@ def _complete(ds, whole) -> xr.Dataset:
     for da in states[1:]: common = np.intersect1d(common, da["time"].values)
     if len(common) == 0: raise WeatherError(f"The variables {', '.join(whole)} have no time in common: open files of the same period.")
     if left := ds.sizes["time"] - len(common): warnings.warn(f"{left} times are left out: not every variable has them.", stacklevel=2)
-    return ds.sel(time=common)
+    return ds.sel(time=common) if left else ds
 
 def _same_grid(pieces):
     first = pieces[0]
@@ -155,10 +158,11 @@ def _missing_values(name, da, missing, source) -> str:
     first = f", first at {str(da['time'].values[da.isnull().any(rest).values.argmax()])[:16]} UTC" if "time" in da.dims else ""
     return f"{name} in {source} has {missing} missing values of {da.size}{first}: fill them, cut them away, or leave the variable out."
 
-# %% ../nbs/03_data.ipynb #67baed15
+# %% ../nbs/03_data.ipynb #db14b5d4
 def check_times(time: np.ndarray, source, warn: bool = True) -> dict:  # attributes: step_hours, gaps
-    "Raises `WeatherError` for duplicate or irregular times; warns of gaps."
+    "Raises `WeatherError` for missing, duplicate or irregular times; warns of gaps."
     time = np.asarray(time, "M8[ns]")
+    if missing := np.isnat(time).sum(): raise WeatherError(f"{source} has {missing} missing time(s) of {len(time)}: correct its time axis.")
     if len(time) < 2: return {}
     apart, at, hour = np.diff(time), [str(t)[:16] for t in time], np.timedelta64(1, "h")
     if (apart <= np.timedelta64(0)).any():
@@ -174,12 +178,12 @@ def check_times(time: np.ndarray, source, warn: bool = True) -> dict:  # attribu
         warnings.warn(f"{source} has {len(gaps)} gap(s) in time, the first {gaps[0]} UTC: no window will cross them.", stacklevel=2)
     return dict(step_hours=float(step / hour), **({"gaps": "; ".join(gaps)} if gaps else {}))
 
-# %% ../nbs/03_data.ipynb #27baf4d9
+# %% ../nbs/03_data.ipynb #e3cbf311
 def stack_runs(runs: list) -> xr.Dataset:  # along `time`, or `init_time, lead_time` with a 2-D `time`
     "One Dataset of all runs. Raises `WeatherError` where overlapping runs have no lead time in common."
     if len(runs) == 1: return runs[0][1]
     times = np.concatenate([ds["time"].values for _, ds in runs])
-    if len(np.unique(times)) == len(times): return xr.concat([ds for _, ds in runs], "time", data_vars="minimal", **_same).sortby("time")
+    if len(np.unique(times)) == len(times): return _sorted(xr.concat([ds for _, ds in runs], "time", data_vars="minimal", **_same))
     leads = [ds["time"].values - start for start, ds in runs]
     common = [lead for lead in leads[0] if all(lead in other for other in leads)]
     if not common: raise WeatherError(f"The runs of {runs[0][1].attrs.get('path')} … have no lead time in common: open them one by one.")
