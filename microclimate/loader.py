@@ -293,7 +293,7 @@ def _spread(pieces):
         mean, count = mean + gap * n / (count + n), count + n
     return mean, np.sqrt(squares / max(1, count))
 
-# %% ../nbs/05_loader.ipynb #0cf4ea62
+# %% ../nbs/05_loader.ipynb #c17c826f
 def _numbers(series, rows):
     "States in the space in which they are normalised, float64."
     x = series.states[rows].numpy().astype("float64")
@@ -304,7 +304,7 @@ def _training_normalizer(series, mask, step_hours):
     "Statistics of the masked times, piece by piece. Raises `WeatherError` for a field that never changes."
     allowed = np.ravel(mask) & series.whole
     pairs = _window_rows(series, np.array([0, step_hours], "m8[h]"), allowed)
-    split = lambda rows: torch.from_numpy(rows).split(max(1, PIECE // 8 // series.states[0].numel()))
+    split = lambda rows: torch.from_numpy(rows).split(max(1, PIECE // 32 // series.states[0].numel()))
     mean, std = _spread(_numbers(series, rows) for rows in split(np.flatnonzero(allowed)))
     _, change = _spread(_numbers(series, rows[:, 1]) - _numbers(series, rows[:, 0]) for rows in split(pairs))
     if flat := [name for name, s in zip(series.channels, np.atleast_1d(std)) if not s > 0]:
