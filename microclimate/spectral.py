@@ -341,7 +341,7 @@ def scaled(
     if type(layer) is not Pointwise: return gain * layer(x)
     return _pointwise(x, gain[..., None] * layer.weight, gain.flatten() * layer.bias)
 
-# %% ../nbs/10_spectral.ipynb #8f9dbc3b
+# %% ../nbs/10_spectral.ipynb #9a11bfe3
 class SFNOBlock(nn.Module):
     "`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838)."
     def __init__(
@@ -367,4 +367,13 @@ class SFNOBlock(nn.Module):
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
         x = x + self.drop(self.spectral(self.norm1(x), self.gamma1.flatten()))
+        whole = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        return self.mlp(x) if whole else torch.cat([self.mlp(strip) for strip in x.split(self.strip(x), 2)], 2)
+
+    def mlp(self, x):
+        "The second half, pixel by pixel."
         return x + self.drop(scaled(self.fc2, self.gamma2, F.gelu(self.fc1(self.norm2(x)))))
+
+    def strip(self, x):
+        "Rows whose hidden channels, four million numbers, stay near the processor."
+        return max(16, 2**22 // (x.shape[0] * x.shape[3] * self.fc1.out_channels) // 16 * 16)
