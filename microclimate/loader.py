@@ -149,7 +149,7 @@ def _key(ds, channels) -> str:  # 16 hex digits
     parts = ds.drop_vars(list(ds.data_vars)), values.isel(few)
     return hashlib.sha256("\n".join([ds.attrs["source_sha256"], *channels, *map(content_sha256, parts)]).encode()).hexdigest()[:16]
 
-# %% ../nbs/05_loader.ipynb #e745b1be
+# %% ../nbs/05_loader.ipynb #69e21bec
 def _write(path, ds, parts, channels, shape):
     "Make the file of a Dataset and, beside it, a note of what is in it. Raises `WeatherError` where the disk is full."
     for old in path.parent.glob(f".{path.stem}.*.npy"):
@@ -164,7 +164,8 @@ def _write(path, ds, parts, channels, shape):
 def _reserved(path, shape):
     "A mapped array whose space on the disk is taken already."
     states = np.lib.format.open_memmap(path, "w+", "float32", shape=shape)
-    with open(path, "r+b") as file: os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file: os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
     return states
 
 # %% ../nbs/05_loader.ipynb #2b32a72c
