@@ -56,7 +56,7 @@ class Recipe:
         object.__setattr__(self, "rollout", tuple(np.atleast_1d(self.rollout).tolist()))
         _check_recipe(self)
 
-# %% ../nbs/23b_recipe.ipynb #499c0c93
+# %% ../nbs/23b_recipe.ipynb #1087b3c1
 _precisions = ("32-true", "bf16-mixed", "16-mixed")
 
 def _check_recipe(r):
@@ -67,6 +67,7 @@ def _check_recipe(r):
              "physics_mode must be 'relative' or 'absolute'": r.physics_mode in ("relative", "absolute"),
              "members must be at least 1 (sophia: just 1)": 1 <= r.members <= (1 if r.optimizer == "sophia" else r.members),
              "boundary must not be negative": r.boundary >= 0,
+             "ema must be 0 with schedule-free, which averages by itself": not (r.ema and r.optimizer == "schedule-free"),
              f"optimizer must be one of {', '.join(OPTIMIZERS)}": r.optimizer in OPTIMIZERS,
              f"precision must be one of {', '.join(_precisions)}": r.precision in _precisions}
     broken = [rule for rule, kept in rules.items() if not kept]
@@ -112,13 +113,14 @@ def aux_steps(
     batch = Batch({"": like}, static_vars, {}, Metadata(model.grid, times.ravel()))
     return aux_fields(batch, model.aux, model.step_hours).unflatten(0, times.shape)
 
-# %% ../nbs/23b_recipe.ipynb #a0472f4a
-def seed_step(seed: int, step: int, device: torch.device):
+# %% ../nbs/23b_recipe.ipynb #17da2c40
+def seed_step(seed: int, step: int, device: torch.device, process: int = 0):
     "Random numbers of a step. Not `torch.manual_seed`: without a GPU that one stores a stack trace per call for GPUs that never come."
-    torch.default_generator.manual_seed(1_000_003 * seed + step)
-    if device.type == "cuda": torch.cuda.manual_seed(1_000_003 * seed + step)
+    number = 1_000_003 * seed + step + 15_485_863_000 * process  # each process has other samples, and must have other noise
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda": torch.cuda.manual_seed(number)
 
-# %% ../nbs/23b_recipe.ipynb #fc12dde6
+# %% ../nbs/23b_recipe.ipynb #f7ec6f1c
 class TrainModule(L.LightningModule):
     "A forecaster in training."
 
@@ -141,14 +143,14 @@ class TrainModule(L.LightningModule):
         aux = aux_steps(self.model, self.static_vars, sample.time, steps, x)
         x, aux, outside = (t if t is None or members == 1 else t.repeat(members, 1, 1, 1, 1) for t in (x, aux, truth))
         if noise: x = x + noise * self.scale * torch.randn_like(x)
-        aux = _with_noise(aux, getattr(self.model, "noise", 0), x, steps)
+        aux = _with_noise(aux, self.model.noise, x, steps)
         call = partial(checkpoint, net, use_reentrant=False) if self.recipe.checkpointing and torch.is_grad_enabled() else net
         prediction = unroll(call, x, aux, steps, getattr(self, "edge", None), outside)
         return prediction if members == 1 else prediction.unflatten(0, (members, -1)), truth, start
 
     def training_step(self, sample: Sample, _) -> torch.Tensor:
         step, r = self.global_step, self.recipe
-        seed_step(r.seed, step, self.device)
+        seed_step(r.seed, step, self.device, self.global_rank)
         steps = steps_at(r.rollout, self.current_epoch, r.epochs)
         ramp = min(1.0, step / max(1, 0.1 * self.trainer.estimated_stepping_batches))
         prediction, truth, start = self(self.model.net, sample, steps, r.noise)
@@ -230,7 +232,7 @@ def forecaster(self: TrainModule) -> Forecaster:
     if self.average is not None: self.model.net.load_state_dict(self.average.state_dict())
     return self.model.eval()
 
-# %% ../nbs/23b_recipe.ipynb #9adb2f97
+# %% ../nbs/23b_recipe.ipynb #57b651a9
 @patch
 def on_validation_start(self: TrainModule): _switch(self, "eval")
 
@@ -239,7 +241,7 @@ def on_train_epoch_end(self: TrainModule): _switch(self, "eval")
 
 @patch
 def on_validation_epoch_start(self: TrainModule):
-    seed_step(self.recipe.seed, -1, self.device)
+    seed_step(self.recipe.seed, -1, self.device, self.global_rank)
     self.squares, self.parts, self.count = torch.zeros(2, len(self.model.channels), device=self.device), {}, 0
 
 @patch
