@@ -83,7 +83,7 @@ def add_lora(
     _release(model.net, also)
     return model
 
-# %% ../nbs/23a_lora.ipynb #13531d89
+# %% ../nbs/23a_lora.ipynb #bb0ac683
 @contextmanager
 def _plain(net, names):
     "Convolutions as torch's own class: peft makes A and B of a layer's class, and our subclasses take other arguments."
@@ -98,6 +98,8 @@ def _inject(net, targets, rank, alpha, **how):
     peft, names = _peft(), _adapted(net, targets)
     exactly = "|".join(map(re.escape, names))  # peft would take a list for endings of names
     with _plain(net, names): peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly), net, **how)
+    for part in map(net.get_submodule, names):  # a network may ask its convolutions how wide they are
+        if hasattr(part.base_layer, "out_channels"): part.out_channels = part.base_layer.out_channels
 
 # %% ../nbs/23a_lora.ipynb #13a275b5
 def _identity(model):
