@@ -104,7 +104,13 @@ def _rows(ds, wanted):
                            f"{str(have[-1])[:16]}; choose an init_time (and history) inside, or fill the gap.")
     return rows
 
-# %% ../nbs/04_batch.ipynb #14d5313e
+# %% ../nbs/04_batch.ipynb #08c16d29
+def _states(field: xr.DataArray, rows: np.ndarray) -> np.ndarray:  # (b, t, …) float32
+    "The asked times alone: of a lazy field, nothing else is read."
+    taken = field.isel(time=rows.ravel()).values.astype("float32", copy=False)
+    return np.ascontiguousarray(taken.reshape(*rows.shape, *taken.shape[1:]))
+
+# %% ../nbs/04_batch.ipynb #10766d2d
 @patch(cls_method=True)
 def from_dataset(
     cls: Batch,
@@ -121,7 +127,7 @@ def from_dataset(
     time = np.atleast_1d(np.asarray(time, "M8[ns]"))
     back = np.arange(history)[::-1] * np.timedelta64(step or (step_of(ds) if history > 1 else 1), "h")
     rows = _rows(ds, time[:, None] - back)
-    read = lambda name: torch.from_numpy(np.ascontiguousarray(ds[name].values[rows], dtype="float32"))
+    read = lambda name: torch.from_numpy(_states(ds[name], rows))
     static = {n: torch.from_numpy(np.array(ds[n].values, dtype="float32")) for n in STATICS if n in ds}
     columns = {n: read(n) for n in COLUMNS if n in ds and "level" in ds[n].dims}
     levels = tuple(int(v) for v in ds["level"].values) if columns else ()
