@@ -103,3 +103,32 @@ def test_arome_arctic_on_its_own_projection(shared, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     ds = xr.open_dataset(tmp_path / "forecast.nc", engine="netcdf4", decode_timedelta=True)
     assert ds["2t"].dims == ("init_time", "lead_time", "y", "x") and ds["2t"].attrs["grid_mapping"] == "crs" and ds.attrs["synthetic"] == 0
+
+
+SMALL = dict(region=[62, 58, 5, 11], start="2024-06-01", end="2024-06-21", spell_hours=None, variables=["2t", "10u", "10v", "msl"],
+             holdout="2024-06-17/2024-06-21", validate="2024-06-14/2024-06-16", aux=["solar"], test_starts=6, lead_hours=3, val_steps=2)
+
+
+def test_variants_are_compared_in_equal_time_and_gone_on_with(tmp_path):
+    "Two variants, two seeds, two seconds each; the same command again trains nothing and finds the same."
+    changes = {"plain": {}, "momentum": {"physics": {"momentum": 0.1}}}
+    asked = dict(changes=changes, seeds=2, seconds=2, recipe=dict(epochs=2, rollout=[1, 2], lr=2e-3), **SMALL)
+    done = papermill("run_compare.ipynb", tmp_path, **asked)
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores, residuals = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "residuals"))
+    assert set(scores.model) == {"plain-0", "plain-1", "momentum-0", "momentum-1", "persistence", "climatology"}
+    assert set(residuals.variant) == set(changes) and (residuals.forecast > 0).all()
+    assert (tmp_path / "momentum-1" / "model" / "config.json").is_file() and (tmp_path / "curves.png").is_file()
+    again = papermill("run_compare.ipynb", tmp_path, **asked)
+    assert again.returncode == 0, again.stderr[-3000:]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "scores.csv"), scores)
+
+
+def test_shipped_model_is_fine_tuned(tmp_path):
+    "Moved to a small region with four channels: an adapter, a merged model and a full one, each a folder that forecasts."
+    done = papermill("run_finetune.ipynb", tmp_path, source="nature:5", epochs=2, rank=4, **SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert set(scores.model) == {"before", "lora", "full", "scratch", "persistence"}
+    assert any(p.suffix == ".safetensors" for p in (tmp_path / "adapter").iterdir())
+    for name in ("lora", "full"): assert json.loads((tmp_path / name / "config.json").read_text())["name"] == "sfno-tiny"
