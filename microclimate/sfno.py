@@ -91,14 +91,14 @@ class CrossLevel(nn.Module):
         k, v = self.kv(self.norm(seen)).chunk(2, 2)
         return x + self.gate.tanh() * self.proj(attend(self.q(self.norm_q(x)), k, v, self.heads))
 
-# %% ../nbs/11_sfno.ipynb #9eb21ba6
+# %% ../nbs/11_sfno.ipynb #d09febbb
 def convolution(
     inputs: int,  # channels
     outputs: int,  # channels
     kernel: int,  # 1 or 3
 ) -> nn.Conv2d:
     "A convolution that keeps the size of the map."
-    return Pointwise(inputs, outputs) if kernel == 1 else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    return Pointwise(inputs, outputs, 1) if kernel == 1 else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
 def run(part, *inputs): return part(*inputs)
 
@@ -146,7 +146,7 @@ PRESETS = {
     "full-fast": dict(dims=(256, 512, 1024), modes=(32, 16, 8), blocks=8, layers=12, heads=16, cross=3, mlp=(2, 4, 4), d1=128, fuse=1),
 }
 
-# %% ../nbs/11_sfno.ipynb #24d71a31
+# %% ../nbs/11_sfno.ipynb #e099bf49
 class SFNO(Net):
     """SFNO-Hybrid: the next state from the last ones, normalised. With `checkpointing = True` it keeps few activations in training and
     computes the others again: a third more time, a fraction of the memory.
@@ -196,7 +196,7 @@ class SFNO(Net):
 
     def _encoder(self, seen, dims, levels):
         a, b, c = dims
-        self.embed = Pointwise(seen, a)
+        self.embed = Pointwise(seen, a, 1)
         self.l1 = Level(nn.Conv2d(a, a, 3, padding=1), depth=2, **levels[0])
         self.l2 = Level(nn.Conv2d(a, b, 4, stride=4), depth=2, **levels[1])
         self.l3 = Level(nn.Conv2d(b, c, 4, stride=4), depth=2, **levels[2])
@@ -209,11 +209,11 @@ class SFNO(Net):
 
     def _decoder(self, dims, d1, channels, fuse, levels):
         a, b, c = dims
-        self.up3, self.up2 = (nn.Sequential(Pointwise(i, 16 * o), nn.PixelShuffle(4)) for i, o in ((c, b), (b, a)))
+        self.up3, self.up2 = (nn.Sequential(Pointwise(i, 16 * o, 1), nn.PixelShuffle(4)) for i, o in ((c, b), (b, a)))
         self.d3 = Level(convolution(2 * b, b, fuse), depth=1, **levels[1])
         self.d2 = Level(convolution(2 * a, a, fuse), depth=1, **levels[0])
         self.d1 = Level(convolution(2 * a, d1, fuse), depth=1, **levels[0])
-        self.out = near_zero(Pointwise(d1, channels))
+        self.out = near_zero(Pointwise(d1, channels, 1))
 
     @staticmethod
     def place(

@@ -309,16 +309,9 @@ class CNorm(nn.Module):
     ) -> torch.Tensor:  # (b, c, h, w)
         return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_spectral.ipynb #96a84644
+# %% ../nbs/10_spectral.ipynb #57ce459f
 class Pointwise(nn.Conv2d):
-    "The same matrix for the channels of every pixel: a 1×1 convolution."
-    def __init__(
-        self,
-        inputs: int,  # c
-        outputs: int,  # C
-    ):
-        super().__init__(inputs, outputs, 1)
-
+    "The same matrix for the channels of every pixel: `nn.Conv2d` for 1×1 kernels, `Pointwise(c, C, 1)`."
     def forward(
         self,
         x: torch.Tensor,  # (b, c, h, w)
@@ -341,7 +334,7 @@ def scaled(
     if type(layer) is not Pointwise: return gain * layer(x)
     return _pointwise(x, gain[..., None] * layer.weight, gain.flatten() * layer.bias)
 
-# %% ../nbs/10_spectral.ipynb #9a11bfe3
+# %% ../nbs/10_spectral.ipynb #3f5b141c
 class SFNOBlock(nn.Module):
     "`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838)."
     def __init__(
@@ -358,7 +351,7 @@ class SFNOBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = CNorm(channels), CNorm(channels)
         self.spectral = SpectralLayer(channels, shape, modes, blocks, transform, globe)
-        self.fc1, self.fc2 = Pointwise(channels, ratio * channels), Pointwise(ratio * channels, channels)
+        self.fc1, self.fc2 = Pointwise(channels, ratio * channels, 1), Pointwise(ratio * channels, channels, 1)
         self.gamma1, self.gamma2 = (nn.Parameter(torch.full((channels, 1, 1), 0.1)) for _ in range(2))
         self.drop = nn.Dropout2d(dropout)
 
@@ -367,13 +360,14 @@ class SFNOBlock(nn.Module):
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
         x = x + self.drop(self.spectral(self.norm1(x), self.gamma1.flatten()))
-        whole = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        return self.mlp(x) if whole else torch.cat([self.mlp(strip) for strip in x.split(self.strip(x), 2)], 2)
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling(): return x + self.drop(self.mlp(x))
+        for strip in x.split(self.strip(x), 2): strip += self.mlp(strip)  # nothing else holds this sum
+        return x
 
     def mlp(self, x):
-        "The second half, pixel by pixel."
-        return x + self.drop(scaled(self.fc2, self.gamma2, F.gelu(self.fc1(self.norm2(x)))))
+        "What the second half adds, pixel by pixel."
+        return scaled(self.fc2, self.gamma2, F.gelu(self.fc1(self.norm2(x))))
 
     def strip(self, x):
         "Rows whose hidden channels, four million numbers, stay near the processor."
-        return max(16, 2**22 // (x.shape[0] * x.shape[3] * self.fc1.out_channels) // 16 * 16)
+        return max(16, 2**22 // (x.shape[0] * x.shape[3] * len(self.fc1.weight)) // 16 * 16)
