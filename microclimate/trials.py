@@ -182,10 +182,10 @@ def over_seeds(
     keys = [name for name in rows if name not in ("value", "low", "high", "variant", "seed", "pairs")]
     return rows.groupby(keys, sort=False, dropna=False).value.mean().reset_index()
 
-# %% ../nbs/24a_trials.ipynb #c2dc8c01
+# %% ../nbs/24a_trials.ipynb #9a0026b7
 def residuals(
     forecast: xr.Dataset,  # init_time, lead_time
-    truth: xr.Dataset,  # along time, with all valid times
+    truth: xr.Dataset,  # along time; starts beyond its end are left out
     data: WeatherData,  # to whose true states the closures are fitted
 ) -> pd.DataFrame:  # law, units, lead_hours, forecast, truth
     "Residuals of the laws that the channels allow; no rows where they allow none."
@@ -194,7 +194,10 @@ def residuals(
     heads = PhysicsHeads(data.grid, data.normalizer, ground).fit(true_pairs(data))
     rows = []
     for k in range(1, forecast.sizes["lead_time"]):
-        made, true = ([_states(ds, data, forecast, i) for i in (k - 1, k)] for ds in (forecast, truth))
+        valid = forecast.init_time.values[:, None] + forecast.lead_time.values[[k - 1, k]]
+        known = forecast.isel(init_time=np.isin(valid, truth.time.values).all(1))
+        if not known.sizes["init_time"]: continue
+        made, true = ([_states(ds, data, known, i) for i in (k - 1, k)] for ds in (known, truth))
         hours = int(forecast.lead_time.values[k] / np.timedelta64(1, "h"))
         ours, theirs = heads.sizes(*made), heads.sizes(*true)
         rows += [dict(law=n, units=LAWS[n].units, lead_hours=hours, forecast=float(ours[n]), truth=float(theirs[n])) for n in heads.names]
