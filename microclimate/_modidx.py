@@ -949,6 +949,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'microclimate/recipe.py'),
                                      'microclimate.recipe._check_recipe': ('recipe.html#_check_recipe', 'microclimate/recipe.py'),
                                      'microclimate.recipe._curvature': ('recipe.html#_curvature', 'microclimate/recipe.py'),
+                                     'microclimate.recipe._number': ('recipe.html#_number', 'microclimate/recipe.py'),
                                      'microclimate.recipe._switch': ('recipe.html#_switch', 'microclimate/recipe.py'),
                                      'microclimate.recipe._with_noise': ('recipe.html#_with_noise', 'microclimate/recipe.py'),
                                      'microclimate.recipe.aux_steps': ('recipe.html#aux_steps', 'microclimate/recipe.py'),

@@ -7,7 +7,7 @@ __all__ = ['Recipe', 'unroll', 'steps_at', 'aux_steps', 'seed_step', 'TrainModul
 
 # %% ../nbs/23b_recipe.ipynb #641118a2
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 # %% ../nbs/23b_recipe.ipynb #5996b2b3
@@ -54,7 +54,13 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "rollout", tuple(np.atleast_1d(self.rollout).tolist()))
+        for field in fields(self):  # YAML, and so papermill, reads 2e-3 as a word
+            if field.type is float: object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         _check_recipe(self)
+
+def _number(name, value):
+    try: return float(value)
+    except (TypeError, ValueError): raise WeatherError(f"The training recipe's {name} is {value!r}, which is no number.") from None
 
 # %% ../nbs/23b_recipe.ipynb #1087b3c1
 _precisions = ("32-true", "bf16-mixed", "16-mixed")
