@@ -419,7 +419,27 @@ def facts(self: WeatherData) -> dict:  # JSON-able
     series = self.series
     digest = hashlib.sha256(series.time.astype("int64").tobytes())
     for state in series.states.split(256): digest.update(state.numpy().data)
+    for name, x in sorted(series.static_vars.items()): digest.update(name.encode() + x.numpy().tobytes())
     own = ("history", "steps", "step_hours", "holdout", "validate", "batch_size", "val_steps", "val_most", "seed", "epoch_batches")
     return {key: getattr(self, key) for key in own} | dict(
         channels=list(series.channels), first=str(series.time.min())[:16], last=str(series.time.max())[:16], times=len(series.time),
         digest=digest.hexdigest(), **{k: series.attrs[k] for k in ("source", "source_sha256", "synthetic") if k in series.attrs})
+
+# %% ../nbs/05_loader.ipynb #5146a568
+@patch
+def starts(
+    self: WeatherData,
+    lead_hours: int,  # how far the scores go
+    followed: bool = True,  # by every lead; False: by the first step
+    most: int | None = None,  # keep at most so many, spread evenly
+) -> np.ndarray:  # (n,) datetime64, ascending
+    "Initial times in the held-out part. Raises `WeatherError` where there are none, and for a lead that is no multiple of the step."
+    steps = lead_hours / self.step_hours
+    if steps < 1 or steps % 1:
+        raise WeatherError(f"lead_hours is {lead_hours}: it must be a positive multiple of the model's step of {self.step_hours} h.")
+    windows = Windows(self.series, self.history, int(steps) if followed else 1, self.step_hours, self.masks["test"])
+    found = np.unique(windows.times)
+    if not len(found):
+        raise WeatherError(f"No start in the held-out part ({self.holdout}) has all its inputs and {lead_hours} h to follow: "
+                           "give a smaller lead_hours, longer spells, or another holdout.")
+    return found[np.linspace(0, len(found) - 1, most).round().astype(int)] if most and len(found) > most else found

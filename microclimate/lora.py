@@ -6,7 +6,7 @@
 __all__ = ['TARGETS', 'add_lora', 'trainable_share', 'merge_lora', 'save_adapter', 'read_adapter', 'load_adapter']
 
 # %% ../nbs/23a_lora.ipynb #5452a45b
-import copy, hashlib, json, re
+import copy, json, re
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +14,11 @@ from pathlib import Path
 # %% ../nbs/23a_lora.ipynb #2db6457f
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 
 # %% ../nbs/23a_lora.ipynb #9b5d3985
 from .core import WeatherError, atomic, check_folder, sha256, write_json
-from .models import Forecaster
+from .models import Forecaster, weights_digest
 from .net import seeded
 
 # %% ../nbs/23a_lora.ipynb #a3cf1167
@@ -44,11 +44,6 @@ def _adapted(net, targets):
     if found := [name for name in layers if re.fullmatch(targets, name)]: return found
     some = ", ".join(layers[:8])
     raise WeatherError(f"No layer of {type(net).__name__} is called '{targets}': it has {some} and so on.")
-
-# %% ../nbs/23a_lora.ipynb #6a367bce
-def _digest(net):
-    "SHA-256 of a network's weights: of the file that `save_model` would write."
-    return hashlib.sha256(save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()})).hexdigest()
 
 # %% ../nbs/23a_lora.ipynb #e1185eed
 def _some(net):
@@ -106,7 +101,7 @@ def _identity(model):
     "What an adapter must find again: the weights, and all else that decides what they mean."
     own = dict(family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer), grid=model.grid.to_dict(),
                history=model.history, aux=model.aux)
-    return json.loads(json.dumps(own | dict(weights_sha256=_digest(model.net))))
+    return json.loads(json.dumps(own | dict(weights_sha256=weights_digest(model.net))))
 
 # %% ../nbs/23a_lora.ipynb #dd10d54e
 def trainable_share(model: Forecaster) -> dict:  # trainable, base, share

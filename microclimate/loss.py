@@ -28,8 +28,12 @@ def loss_weights(
     own: dict | None = None,  # variable: weight, in place of the variable table's
     power: int = 2,  # of the error: 2 for squares, 1 for the CRPS
 ) -> torch.Tensor:  # (c, h, w), mean 1
-    "What an error costs, by channel and cell."
+    "What an error costs, by channel and cell. Raises `WeatherError` for weights of other variables, below zero, or all zero."
+    if unknown := set(own or {}) - set(normalizer.channels):
+        raise WeatherError(f"The loss has weights for {', '.join(sorted(unknown))}, which are not among the channels: name some of "
+                           f"{', '.join(normalizer.channels)}.")
     cost = np.array([(own or {}).get(name, variable(name).weight) for name in normalizer.channels])
+    if not (cost >= 0).all() or not cost.any(): raise WeatherError("The weights of the loss must not be negative, and not all zero.")
     if scale == "delta": cost = cost / np.power(normalizer.scale, power)
     return torch.from_numpy((cost / cost.mean())[:, None, None] * grid.area_weights).float()
 
@@ -89,7 +93,7 @@ class ForecastLoss(nn.Module):
         scale: str = "delta",  # errors in units of the change over a step, or 'state': of the spread of states
         weights: dict | None = None,  # variable: weight; None for those of the variable table
         fade: float = 1.0,  # step k weighs k^-fade
-        physics: dict | None = None,  # head: weight
+        physics: dict | None = None,  # law: weight
         mode: str = "relative",  # or 'absolute'
         members: int = 1,  # more than 1: fair CRPS in place of the squared error
     ):

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 # %% ../nbs/23b_recipe.ipynb #0fae2eaf
 from .batch import Batch, Metadata, aux_fields
 from .core import WeatherError
-from .grid import relaxation
+from .grid import interior, relaxation
 from .loader import Sample, WeatherData
 from .loss import ForecastLoss, step_weights
 from .models import Forecaster
@@ -34,7 +34,7 @@ class Recipe:
     epochs: int = 10
     optimizer: str = "adamw"  # see `optim.OPTIMIZERS`
     lr: float = 1e-3  # at the top of the warm-up
-    weight_decay: float = 0.01  # on weights of two or more dimensions
+    weight_decay: float = 0.01  # on weights that mix several inputs, see `optim.decay_groups`
     warmup: float = 0.05  # part of all steps over which lr rises
     rollout: tuple = (1,)  # steps rolled out in training; (1, 2, 4) gives each a third of the epochs
     boundary: int = 0  # cells at the edge that are relaxed towards the truth after every step; 0: a free run
@@ -54,6 +54,7 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "rollout", tuple(np.atleast_1d(self.rollout).tolist()))
+        object.__setattr__(self, "physics", {law: weight for law, weight in (self.physics or {}).items() if weight} or None)
         for field in fields(self):  # YAML, and so papermill, reads 2e-3 as a word
             if field.type is float: object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         _check_recipe(self)
@@ -66,12 +67,16 @@ def _number(name, value):
 _precisions = ("32-true", "bf16-mixed", "16-mixed")
 
 def _check_recipe(r):
-    rules = {"epochs must be at least 1": r.epochs >= 1, "lr must be positive": r.lr > 0, "rollout must be at least 1": min(r.rollout) >= 1,
+    counts = lambda *values: len(values) > 0 and all(value == int(value) >= 1 for value in values)
+    rules = {"epochs must be at least 1": r.epochs >= 1, "lr must be positive": r.lr > 0,
+             "rollout must be whole numbers from 1": counts(*r.rollout),
              "warmup must be in 0…1": 0 <= r.warmup <= 1, "ema must be in 0…1 and below 1": 0 <= r.ema < 1,
              "noise must not be negative": r.noise >= 0, "patience must be positive": r.patience is None or r.patience > 0,
              "loss_scale must be 'delta' or 'state'": r.loss_scale in ("delta", "state"), "clip must be positive": r.clip > 0,
              "physics_mode must be 'relative' or 'absolute'": r.physics_mode in ("relative", "absolute"),
-             "members must be at least 1 (sophia: just 1)": 1 <= r.members <= (1 if r.optimizer == "sophia" else r.members),
+             "weight_decay must not be negative": r.weight_decay >= 0,
+             "members must be a whole number from 1": counts(r.members),
+             "members must be 1 with sophia": r.members == 1 or r.optimizer != "sophia",
              "boundary must not be negative": r.boundary >= 0,
              "ema must be 0 with schedule-free, which averages by itself": not (r.ema and r.optimizer == "schedule-free"),
              f"optimizer must be one of {', '.join(OPTIMIZERS)}": r.optimizer in OPTIMIZERS,
@@ -137,8 +142,11 @@ class TrainModule(L.LightningModule):
         self.criterion = ForecastLoss(model.normalizer, model.grid, static_vars, recipe.loss_scale, recipe.weights, recipe.fade,
                                       recipe.physics, recipe.physics_mode, recipe.members)
         grid = model.grid
-        constants = dict(area=grid.area_weights, scale=np.reshape(model.normalizer.scale, (-1, 1, 1)))
-        if recipe.boundary: constants["edge"] = relaxation(grid, recipe.boundary)
+        constants = dict(judged=grid.area_weights, scale=np.reshape(model.normalizer.scale, (-1, 1, 1)))
+        if recipe.boundary:
+            constants["edge"] = relaxation(grid, recipe.boundary)
+            inside = grid.area_weights * interior(grid, recipe.boundary)  # where nothing of the truth is mixed in
+            constants["judged"] = inside / inside.mean()
         for name, values in constants.items(): self.register_buffer(name, torch.tensor(values).float(), persistent=False)
 
     def forward(self, net, sample: Sample, steps: int, noise: float = 0.0) -> tuple:
@@ -256,7 +264,7 @@ def validation_step(self: TrainModule, sample: Sample, _):
     parts = self.criterion(prediction, truth, start)
     last = (prediction.mean(0) if self.recipe.members > 1 else prediction)[:, -1]
     for k, state in enumerate((last, start)):
-        self.squares[k] += ((state.float() - truth[:, -1]).square() * self.area).mean((-2, -1)).sum(0)
+        self.squares[k] += ((state.float() - truth[:, -1]).square() * self.judged).mean((-2, -1)).sum(0)
     for name, value in parts.items(): self.parts[name] = self.parts.get(name, 0) + float(value) * len(truth)
     self.count += len(truth)
 

@@ -9,13 +9,14 @@ __all__ = ['Variant', 'variants', 'step_seconds', 'batches_in', 'equal_time', 'l
 # %% ../nbs/24a_trials.ipynb #591b294c
 import copy, json, time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% ../nbs/24a_trials.ipynb #be8c0d66
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytorch_lightning as L
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ from .models import Forecaster, build_model
 from .physics import LAWS, PhysicsHeads, allowed_heads
 from .plot import colours_of, sheet
 from .recipe import Recipe, TrainModule, steps_at, true_pairs
+from .train import quiet
 
 # %% ../nbs/24a_trials.ipynb #44080ad5
 @dataclass(frozen=True)
@@ -61,23 +63,25 @@ def step_seconds(
     model: Forecaster,
     data: WeatherData,
     recipe: Recipe,
-    rounds: int = 4,  # after one to warm up
+    rounds: int = 10,  # after one to warm up; optimisers that measure curvature do so in every tenth step
 ) -> dict:  # rollout length: seconds
-    "Processor seconds of a training step: forward, backward and the optimiser's; the least of some, as others only disturb."
-    module = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe)
-    optimizer = torch.optim.AdamW(module.model.net.parameters(), lr=0.0, fused=True)
-    sample = next(iter(data.train_dataloader()))
-    times = {k: [_step(module, optimizer, sample, k) for _ in range(rounds + 1)] for k in sorted(set(recipe.rollout))}
-    return {k: min(found[1:]) for k, found in times.items()}
+    "Processor seconds of a training step, all that belongs to it included: loading, optimiser, averages."
+    one = lambda k: _short_training(model, data, replace(recipe, rollout=(k,)), rounds)
+    return {k: one(k) for k in sorted(set(recipe.rollout))}
 
-def _step(module, optimizer, sample, steps):
-    began = time.process_time()
-    with torch.autocast("cpu", torch.bfloat16, enabled=module.recipe.precision == "bf16-mixed"):
-        result = module(module.model.net, sample, steps, module.recipe.noise)
-    module.criterion(*result)["loss"].backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return time.process_time() - began
+class _Clock(L.Callback):
+    "Processor time at the end of every step."
+    def __init__(self): self.times = []
+
+    def on_train_batch_end(self, *_): self.times.append(time.process_time())
+
+def _short_training(model, data, recipe, rounds):
+    module, clock, data.trainer = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe), _Clock(), None
+    module.learn_laws(data)
+    with quiet():
+        L.Trainer(max_steps=rounds + 1, accelerator="cpu", devices=1, precision=recipe.precision, callbacks=[clock], limit_val_batches=0,
+                  logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False).fit(module, data)
+    return (clock.times[-1] - clock.times[0]) / rounds
 
 # %% ../nbs/24a_trials.ipynb #4b65afef
 def batches_in(
@@ -177,10 +181,11 @@ def over_seeds(
 ) -> pd.DataFrame:  # `model` is the variant
     "The mean over seeds; references once."
     rows = scores[scores.metric == metric]
-    own = rows.model == rows.variant + "-" + rows.seed.astype(str)
-    rows = rows.assign(model=rows.variant.where(own, rows.model))
+    rows = rows.assign(model=rows.variant.where(_own(rows), rows.model))
     keys = [name for name in rows if name not in ("value", "low", "high", "variant", "seed", "pairs")]
     return rows.groupby(keys, sort=False, dropna=False).value.mean().reset_index()
+
+def _own(scores): return scores.model == scores.variant + "-" + scores.seed.astype(str)  # rows of a variant, not of a reference
 
 # %% ../nbs/24a_trials.ipynb #9a0026b7
 def residuals(
@@ -189,19 +194,21 @@ def residuals(
     data: WeatherData,  # to whose true states the closures are fitted
 ) -> pd.DataFrame:  # law, units, lead_hours, forecast, truth
     "Residuals of the laws that the channels allow; no rows where they allow none."
-    if not allowed_heads(data.channels): return pd.DataFrame(columns=["law", "units", "lead_hours", "forecast", "truth"])
+    columns = ["law", "units", "lead_hours", "forecast", "truth"]
+    if not allowed_heads(data.channels): return pd.DataFrame(columns=columns)
     ground = data.static_vars["z_sfc"].numpy() / GRAVITY if "z_sfc" in data.static_vars else None
     heads = PhysicsHeads(data.grid, data.normalizer, ground).fit(true_pairs(data))
-    rows = []
-    for k in range(1, forecast.sizes["lead_time"]):
-        valid = forecast.init_time.values[:, None] + forecast.lead_time.values[[k - 1, k]]
-        known = forecast.isel(init_time=np.isin(valid, truth.time.values).all(1))
-        if not known.sizes["init_time"]: continue
-        made, true = ([_states(ds, data, known, i) for i in (k - 1, k)] for ds in (known, truth))
-        hours = int(forecast.lead_time.values[k] / np.timedelta64(1, "h"))
-        ours, theirs = heads.sizes(*made), heads.sizes(*true)
-        rows += [dict(law=n, units=LAWS[n].units, lead_hours=hours, forecast=float(ours[n]), truth=float(theirs[n])) for n in heads.names]
-    return pd.DataFrame(rows)
+    steps = range(1, forecast.sizes["lead_time"])
+    return pd.DataFrame([row for k in steps for row in _residuals_at(heads, forecast, truth, data, k)], columns=columns)
+
+def _residuals_at(heads, forecast, truth, data, k):
+    "A row for each law over the step that ends at the k-th lead; none where the truth holds no such step."
+    valid = forecast.init_time.values[:, None] + forecast.lead_time.values[[k - 1, k]]
+    known = forecast.isel(init_time=np.isin(valid, truth.time.values).all(1))
+    if not known.sizes["init_time"]: return []
+    ours, theirs = (heads.sizes(*(_states(ds, data, known, i) for i in (k - 1, k))) for ds in (known, truth))
+    hours = int(forecast.lead_time.values[k] / np.timedelta64(1, "h"))
+    return [dict(law=n, units=LAWS[n].units, lead_hours=hours, forecast=float(ours[n]), truth=float(theirs[n])) for n in heads.names]
 
 def _states(ds, data, forecast, k):
     "Normalised states at a lead time: of the forecast, or of a truth at the valid times."
@@ -212,9 +219,10 @@ def _states(ds, data, forecast, k):
 
 # %% ../nbs/24a_trials.ipynb #fa65f8ea
 def against_first(
-    scores: pd.DataFrame,  # columns variant, seed, variable, lead_hours, value
+    scores: pd.DataFrame,  # columns model, variant, seed, variable, lead_hours, value; rows of references are left out
 ) -> pd.DataFrame:  # variant, variable, lead_hours: mean, sd, change (%), low, high
     "Every variant beside the first, paired by seed."
+    scores = scores[_own(scores)]
     wide = scores.pivot_table(index=["variable", "lead_hours", "seed"], columns="variant", values="value", sort=False)
     change = 100 * (wide.div(wide.iloc[:, 0], axis=0) - 1)
     by = lambda frame, how: getattr(frame.groupby(["variable", "lead_hours"], sort=False), how)().stack()

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from microclimate.core import WeatherError
 from microclimate.grid import regular_grid
 from microclimate.loader import WeatherData
 from microclimate.models import build_model
@@ -47,3 +48,16 @@ def test_two_processes_learn_what_one_does(model, data, alone, strategy, tmp_pat
     assert apart(alone, together) < 1e-2 * apart(alone, model)
     last = logs[0].dropna().iloc[-1]
     assert last["val/rmse"] < 0.95 * last["val/persistence"]
+
+
+def test_what_processes_cannot_share_is_refused(model, data, tmp_path):
+    edge = build_model("edge-dense", data.normalizer, data.grid)
+    with pytest.raises(WeatherError, match="batch normalisation"): fit(edge, data, tmp_path, devices=2, **RECIPE)
+    with pytest.raises(WeatherError, match="a multiple of 5"): fit(model, data, tmp_path, devices=5, **RECIPE)
+
+
+def test_another_network_with_the_same_weights_is_another_training(model, data, alone, tmp_path):
+    fit(model, data, tmp_path, **RECIPE)
+    other = build_model("sfno-tiny", data.normalizer, data.grid, aux=("solar",), seed=7, **SMALL | dict(heads=1))
+    assert apart(model, other) == 0
+    with pytest.raises(WeatherError, match="another training, which differs in model.config"): fit(other, data, tmp_path, **RECIPE)
