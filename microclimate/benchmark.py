@@ -46,7 +46,7 @@ def measure(
     workload: Callable,  # a function of a module, not of a notebook: the new process imports it
     **kwargs,  # its arguments
 ) -> dict:  # seconds, peak_mb (of the whole process), at_start_mb (after the imports), result
-    "Run a workload once in a fresh process with one thread. Raises what the workload raises."
+    "Run a workload once in a fresh process; it sets its own threads. Raises what the workload raises."
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_child, args=(workload, kwargs, theirs))
     process.start()
@@ -121,7 +121,11 @@ def archive(
 # %% ../nbs/28_benchmark.ipynb #a50e7f4d
 ALL = ("rmse", "mse", "mae", "bias", "acc", "activity")
 
-def scored_here(inits: int, leads: int, variables: tuple = CHANNELS, metrics: tuple = ALL) -> dict:  # (variable, metric) -> (lead,)
+def scored_here(
+    inits: int,  # daily starts
+    leads: int,  # every six hours
+    variables: tuple = CHANNELS, metrics: tuple = ALL,
+) -> dict:  # (variable, metric) -> (lead,)
     "The scores of `archive` by this package."
     forecast, truth, usual = archive(inits, leads, variables)
     with dask.config.set(scheduler="synchronous"):

@@ -59,7 +59,12 @@ class Patches(nn.Module):
 # %% ../nbs/18_climax.ipynb #2355103a
 class Attention(nn.Module):
     "Self-attention with the weights `qkv` and `proj`."
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(
+        self,
+        width: int,  # D
+        heads: int,  # that share D
+        dropout: float,  # in training
+    ):
         super().__init__()
         self.heads = heads
         self.qkv, self.proj, self.drop = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Dropout(dropout)

@@ -47,7 +47,10 @@ def weighted_mse(
     return ((prediction.float() - truth.float()).square() * weights).mean()
 
 # %% ../nbs/22_loss.ipynb #316c2434
-def step_weights(steps: int, fade: float) -> torch.Tensor:  # (s, 1, 1, 1), mean 1
+def step_weights(
+    steps: int,  # s
+    fade: float,  # step k weighs k^-fade; 0: all alike
+) -> torch.Tensor:  # (s, 1, 1, 1), mean 1
     "What an error costs at each step of a rollout."
     weights = torch.arange(1.0, steps + 1) ** -fade
     return (weights / weights.mean())[:, None, None, None]

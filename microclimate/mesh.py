@@ -16,7 +16,7 @@ def node_gap(
     n: int,  # cells along one side
     every: int = 3,  # cells from one node to the next, where there is room
 ) -> int:
-    "Cells from one node to the next: `every`, or less so that three cells have three nodes."
+    "Cells from one node to the next: `every`, but at most a third of the side, so that three cells or more have three nodes or more."
     return min(every, max(1, n // 3))
 
 # %% ../nbs/12_mesh.ipynb #d7671fa0

@@ -185,7 +185,9 @@ def read_config(folder: str | Path) -> dict:
     return config
 
 # %% ../nbs/17_models.ipynb #9a8e81ee
-def load_model(name: str | Path) -> Forecaster:  # in eval mode
+def load_model(
+    name: str | Path,  # of a shipped model, or a model folder
+) -> Forecaster:  # in eval mode
     "Load a shipped model or a folder. Raises `WeatherError` for a missing, truncated or changed weights file."
     folder = model_folder(name)
     config, path = read_config(folder), folder / "weights.safetensors"

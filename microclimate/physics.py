@@ -108,7 +108,11 @@ def _moved(speed, at, part):
     return torch.lerp(first, second, part).permute(0, 2, 3, 1)
 
 # %% ../nbs/21_physics.ipynb #c3c7f973
-def change_along(path: torch.Tensor, first: torch.Tensor, second: torch.Tensor, seconds: float) -> torch.Tensor:  # (b, c, h, w) per second
+def change_along(
+    path: torch.Tensor,  # (b, 1 + substeps, h, w, 2) from `trace`
+    first: torch.Tensor, second: torch.Tensor,  # (b, c, h, w) at the beginning and the end of the step
+    seconds: float,  # of the step
+) -> torch.Tensor:  # (b, c, h, w) per second
     "How fast a property of the air changes on its way."
     return (second - sample_at(first, path[:, -1])) / seconds
 
@@ -124,7 +128,10 @@ def mean_along(path: torch.Tensor, first: torch.Tensor, second: torch.Tensor) ->
     return (torch.lerp(first, second, part) * weight).sum(2) / weight.sum()
 
 
-def stays_inside(path: torch.Tensor, margin: int) -> torch.Tensor:  # (b, h, w) bool
+def stays_inside(
+    path: torch.Tensor,  # (b, 1 + substeps, h, w, 2)
+    margin: int,  # cells
+) -> torch.Tensor:  # (b, h, w) bool
     "Has the air been at least so many cells from the edge all the time?"
     last = torch.tensor([path.shape[3] - 1 - margin, path.shape[2] - 1 - margin], device=path.device)
     return ((path >= margin) & (path <= last)).all(-1).all(1)

@@ -149,7 +149,7 @@ PRESETS = {
 # %% ../nbs/11_sfno.ipynb #e099bf49
 class SFNO(Net):
     """SFNO-Hybrid: the next state from the last ones, normalised. With `checkpointing = True` it keeps few activations in training and
-    computes the others again: a third more time, a fraction of the memory.
+    computes the others again: more time, a fraction of the memory.
 
     Raises ValueError for sizes that do not fit together and for inputs of another shape than the network was built for."""
     checkpointing = False
