@@ -129,10 +129,10 @@ def test_notebook_is_clean(path):
         assert cell.get("execution_count") is None
     assert len({cell.id for cell in book.cells}) == len(book.cells)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
-    if path.stem == "run_forecast":  # the one whose pictures a reader on the web should see
+    if path.stem in ("run_forecast", "run_compare"):  # whose pictures and tables a reader on the web should see
         assert len(json.dumps(outputs)) < 900_000 and not any(output.output_type == "error" for output in outputs)
     else:
-        assert not outputs, "only run_forecast keeps outputs"
+        assert not outputs, "only run_forecast and run_compare keep outputs"
 
 
 @each(NOTEBOOKS)
@@ -185,4 +185,7 @@ def test_readme_names_what_exists():
         assert (ROOT / name).is_file(), f"README names {name}"
     for notebook, rest in re.findall(r"^papermill (nbs/\w+\.ipynb)(.*)$", commands, flags=re.M):
         unknown = set(re.findall(r"-p (\w+)", rest)) - set(parameters(read(ROOT / notebook)))
+        assert not unknown, f"{notebook} lacks parameters that README sets: {unknown}"
+    for notebook, words in re.findall(r"^papermill (nbs/\w+\.ipynb).*?-y '(\{.*\})'", commands, flags=re.M):
+        unknown = set(json.loads(words)) - set(parameters(read(ROOT / notebook)))
         assert not unknown, f"{notebook} lacks parameters that README sets: {unknown}"

@@ -3,15 +3,16 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from microclimate.baseline import Persistence
-from microclimate.core import assets
+from microclimate.core import assets, variable
 from microclimate.data import open_weather
 from microclimate.evaluate import compare
-from microclimate.grid import NORWAY, spells
+from microclimate.grid import NORWAY, interior, spells
 from microclimate.loader import WeatherData
 from microclimate.models import build_model, load_model, read_config
-from microclimate.rollout import forecast
+from microclimate.rollout import forecast, from_source
 from microclimate.train import fit
 
 FOLDER = assets() / "models" / "sfno-tiny"
@@ -45,6 +46,22 @@ def test_card_scores_are_reproduced():
     beaten = (skill[range(3, 25)] > 0).all(axis=1)
     assert beaten.sum() >= 11, f"persistence wins somewhere for {', '.join(beaten.index[~beaten])}"
     assert (skill.loc[["2t", "msl", "z500", "t850"], 24] >= 0.3).all()
+
+
+@pytest.mark.filterwarnings("ignore:After .* the air")
+def test_a_week_stays_physical_and_a_boundary_bounds_its_error():
+    starts, hour = np.array(["2025-01-10", "2025-06-01", "2025-10-01"], "M8[ns]"), np.timedelta64(1, "h")
+    weather, model = open_weather("nature", time=np.unique(starts[:, None] + np.arange(169) * hour)), load_model("sfno-tiny")
+    free = forecast(model, weather, starts, 168)
+    driven = forecast(model, weather, starts, 168, from_source(weather, model.channels))
+    for week in (free, driven):
+        for name in model.channels:
+            assert variable(name).low <= float(week[name].min()) and float(week[name].max()) <= variable(name).high, name
+    mask = {"interior": interior(NORWAY)}
+    table = compare([driven, forecast(Persistence(1), weather, starts, 168)], weather, metrics=["rmse"], mask=mask, samples=0)
+    rmse = table[table.metric == "rmse"].pivot_table(index=["variable", "lead_hours"], columns="model", values="value").unstack()
+    ratio = rmse["sfno-tiny"].loc[:, 121:].mean(axis=1) / rmse["persistence"].loc[:, 121:].mean(axis=1)
+    assert (ratio.drop("ssrd") < 1).all(), ratio.round(2).to_dict()
 
 
 def test_its_training_learns(tmp_path):
