@@ -70,10 +70,11 @@ class CrossLevel(nn.Module):
         self,
         dims: tuple[int, int, int],  # channels of the three levels
         heads: int,
+        stride: int = 4,  # from one level to the next
     ):
         super().__init__()
         low, mid, top = dims
-        self.heads = heads
+        self.heads, self.pools = heads, (stride**2 // 2, stride // 2)  # to twice the rows and columns of the tokens
         self.lift = nn.Linear(low, mid)
         self.level = nn.Parameter(0.02 * torch.randn(2, mid))
         self.norm, self.norm_q = nn.LayerNorm(mid), nn.LayerNorm(top)
@@ -86,7 +87,7 @@ class CrossLevel(nn.Module):
         h1: torch.Tensor,  # (b, d1, h, w)
         h2: torch.Tensor,  # (b, d2, h/4, w/4)
     ) -> torch.Tensor:  # (b, n, d3)
-        fine, middle = (F.avg_pool2d(h, k).flatten(2).transpose(1, 2) for h, k in ((h1, 8), (h2, 2)))
+        fine, middle = (F.avg_pool2d(h, k).flatten(2).transpose(1, 2) for h, k in zip((h1, h2), self.pools))
         seen = torch.cat([self.lift(fine) + self.level[0], middle + self.level[1]], 1)
         k, v = self.kv(self.norm(seen)).chunk(2, 2)
         return x + self.gate.tanh() * self.proj(attend(self.q(self.norm_q(x)), k, v, self.heads))
@@ -130,12 +131,13 @@ class Level(nn.Module):
 def coarser(
     globe: tuple | bool | None,  # (latitudes, west, east), degrees; None and False are passed on
     columns: int,  # columns of the finer map
-) -> tuple | bool | None:  # the same for a map four times coarser
-    "Latitudes and outer longitudes after downsampling by four."
+    stride: int = 4,
+) -> tuple | bool | None:  # the same for the coarser map
+    "Latitudes and outer longitudes after downsampling."
     if not globe: return globe
     latitude, west, east = globe
-    half = 1.5 * (east - west) / (columns - 1)
-    return [float(v) for v in np.reshape(latitude, (-1, 4)).mean(1)], west + half, east - half
+    half = (stride - 1) / 2 * (east - west) / (columns - 1)
+    return [float(v) for v in np.reshape(latitude, (-1, stride)).mean(1)], west + half, east - half
 
 # %% ../nbs/11_sfno.ipynb #a9c97fb1
 PRESETS = {
@@ -171,6 +173,7 @@ class SFNO(Net):
         mlp: tuple[int, int, int] = (2, 2, 2),  # MLP ratio of the levels
         d1: int = 16,  # channels of the last decoder level
         fuse: int = 3,  # kernel of the decoder's joins: 3 or 1
+        stride: int = 4,  # from one level to the next: 4, or 2 for maps of few cells
         transform: str = "planar",  # 'planar' | 'periodic' | 'spherical'
         globe: tuple | bool | None = None,  # (latitudes, west, east), degrees; None: even bands once around; False: a region
         dropout: float = 0.0,  # in training
@@ -178,38 +181,40 @@ class SFNO(Net):
     ):
         super().__init__(locals())
         if layers % max(cross, 1): raise ValueError(f"cross={cross} does not divide layers={layers}: choose one that does.")
-        shapes, globes = self._maps(transform, globe)
+        if stride not in (2, 4): raise ValueError(f"stride is {stride}: levels can be 2 or 4 times coarser than the one before.")
+        shapes, globes = self._maps(transform, globe, stride)
         levels = [dict(shape=shapes[i], modes=modes[i], blocks=blocks, ratio=mlp[i], transform=transform, globe=globes[i], dropout=dropout)
                   for i in range(3)]
         with seeded(seed):
-            self._encoder(history * channels + aux, dims, levels)
-            self._processor(dims, shapes[2], layers, heads, cross, dropout)
-            self._decoder(dims, d1, channels, fuse, levels)
+            self._encoder(history * channels + aux, dims, stride, levels)
+            self._processor(dims, shapes[2], layers, heads, cross, stride, dropout)
+            self._decoder(dims, d1, channels, fuse, stride, levels)
 
-    def _maps(self, transform, globe):
+    def _maps(self, transform, globe, stride):
         "Shape and globe of the three levels."
-        h, w = self.margin(16)
+        h, w = self.margin(stride**2)
         if transform == "spherical" and (h, w) != self.config["shape"]:
-            raise ValueError(f"transform 'spherical' needs sides divisible by 16, not {self.config['shape']}: a globe cannot be padded.")
-        second = coarser(globe, w)
-        return [(h // k, w // k) for k in (1, 4, 16)], [globe, second, coarser(second, w // 4)]
+            raise ValueError(f"transform 'spherical' needs sides divisible by {stride**2}, not {self.config['shape']}: "
+                             "a globe cannot be padded.")
+        second = coarser(globe, w, stride)
+        return [(h // k, w // k) for k in (1, stride, stride**2)], [globe, second, coarser(second, w // stride, stride)]
 
-    def _encoder(self, seen, dims, levels):
+    def _encoder(self, seen, dims, stride, levels):
         a, b, c = dims
         self.embed = Pointwise(seen, a, 1)
         self.l1 = Level(nn.Conv2d(a, a, 3, padding=1), depth=2, **levels[0])
-        self.l2 = Level(nn.Conv2d(a, b, 4, stride=4), depth=2, **levels[1])
-        self.l3 = Level(nn.Conv2d(b, c, 4, stride=4), depth=2, **levels[2])
+        self.l2 = Level(nn.Conv2d(a, b, stride, stride), depth=2, **levels[1])
+        self.l3 = Level(nn.Conv2d(b, c, stride, stride), depth=2, **levels[2])
 
-    def _processor(self, dims, shape, layers, heads, cross, dropout):
+    def _processor(self, dims, shape, layers, heads, cross, stride, dropout):
         self.register_buffer("spot", torch.as_tensor(positions(*shape, dims[2]), dtype=torch.float32), persistent=False)
         self.layers = nn.ModuleList(TransformerLayer(dims[2], heads, dropout) for _ in range(layers))
-        self.cross = nn.ModuleList(CrossLevel(dims, heads) for _ in range(cross))
+        self.cross = nn.ModuleList(CrossLevel(dims, heads, stride) for _ in range(cross))
         self.norm = nn.LayerNorm(dims[2])
 
-    def _decoder(self, dims, d1, channels, fuse, levels):
+    def _decoder(self, dims, d1, channels, fuse, stride, levels):
         a, b, c = dims
-        self.up3, self.up2 = (nn.Sequential(Pointwise(i, 16 * o, 1), nn.PixelShuffle(4)) for i, o in ((c, b), (b, a)))
+        self.up3, self.up2 = (nn.Sequential(Pointwise(i, stride**2 * o, 1), nn.PixelShuffle(stride)) for i, o in ((c, b), (b, a)))
         self.d3 = Level(convolution(2 * b, b, fuse), depth=1, **levels[1])
         self.d2 = Level(convolution(2 * a, a, fuse), depth=1, **levels[0])
         self.d1 = Level(convolution(2 * a, d1, fuse), depth=1, **levels[0])
