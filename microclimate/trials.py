@@ -161,8 +161,8 @@ def trial_curves(
         for (name, _), run in table.groupby(["variant", "seed"], sort=False):
             ax.plot(run[x], run[column], "o-", ms=3, lw=1.2, color=colours[name])
         ax.set(xlabel=label, xlim=(0, None), yscale="log")
-    axes[0].set(ylabel="RMSE, normalised")
-    headline(fig, "Validation error", f"{table.seed.nunique()} seeds", synthetic)
+        for kind in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): kind("{x:g}")
+    headline(fig, "Validation error", f"normalised RMSE, {table.seed.nunique()} seeds", synthetic)
     return fig
 
 # %% ../nbs/24a_trials.ipynb #c1ff6e64
