@@ -336,8 +336,8 @@ def scaled(
 
 # %% ../nbs/10_spectral.ipynb #3f5b141c
 class SFNOBlock(nn.Module):
-    """`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838). With `local` a convolution
-    joins the spectral layer, for what is shorter than its waves."""
+    """`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838). With `local` a convolution joins
+    the spectral layer, for what is shorter than its waves."""
     def __init__(
         self,
         channels: int,  # C
