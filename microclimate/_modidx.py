@@ -1115,7 +1115,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'microclimate/spectral.py'),
                                        'microclimate.spectral.SFNOBlock.forward': ( 'spectral.html#sfnoblock.forward',
                                                                                     'microclimate/spectral.py'),
-                                       'microclimate.spectral.SFNOBlock.mix': ('spectral.html#sfnoblock.mix', 'microclimate/spectral.py'),
                                        'microclimate.spectral.SFNOBlock.mlp': ('spectral.html#sfnoblock.mlp', 'microclimate/spectral.py'),
                                        'microclimate.spectral.SFNOBlock.strip': ( 'spectral.html#sfnoblock.strip',
                                                                                   'microclimate/spectral.py'),

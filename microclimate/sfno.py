@@ -110,7 +110,7 @@ class Level(nn.Module):
         conv: nn.Conv2d,  # sets resolution and width
         shape: tuple[int, int],  # (h, w) after the convolution
         depth: int,  # SFNO blocks
-        **block,  # arguments of SFNOBlock: modes, blocks, ratio, transform, globe, dropout, local
+        **block,  # arguments of SFNOBlock: modes, blocks, ratio, transform, globe, dropout
     ):
         super().__init__()
         self.conv, self.norm = conv, CNorm(conv.out_channels)
@@ -174,7 +174,6 @@ class SFNO(Net):
         d1: int = 16,  # channels of the last decoder level
         fuse: int = 3,  # kernel of the decoder's joins: 3 or 1
         stride: int = 4,  # from one level to the next: 4, or 2 for maps of few cells
-        local: int = 0,  # kernel of the convolutions beside the spectral layers, odd; 0: none
         transform: str = "planar",  # 'planar' | 'periodic' | 'spherical'
         globe: tuple | bool | None = None,  # (latitudes, west, east), degrees; None: even bands once around; False: a region
         dropout: float = 0.0,  # in training
@@ -184,8 +183,8 @@ class SFNO(Net):
         if layers % max(cross, 1): raise ValueError(f"cross={cross} does not divide layers={layers}: choose one that does.")
         if stride not in (2, 4): raise ValueError(f"stride is {stride}: levels can be 2 or 4 times coarser than the one before.")
         shapes, globes = self._maps(transform, globe, stride)
-        shared = dict(blocks=blocks, transform=transform, dropout=dropout, local=local)
-        levels = [dict(shape=shapes[i], modes=modes[i], ratio=mlp[i], globe=globes[i], **shared) for i in range(3)]
+        levels = [dict(shape=shapes[i], modes=modes[i], blocks=blocks, ratio=mlp[i], transform=transform, globe=globes[i], dropout=dropout)
+                  for i in range(3)]
         with seeded(seed):
             self._encoder(history * channels + aux, dims, stride, levels)
             self._processor(dims, shapes[2], layers, heads, cross, stride, dropout)

@@ -336,8 +336,7 @@ def scaled(
 
 # %% ../nbs/10_spectral.ipynb #3f5b141c
 class SFNOBlock(nn.Module):
-    """`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838). With `local` a convolution joins
-    the spectral layer, for what is shorter than its waves."""
+    "`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838)."
     def __init__(
         self,
         channels: int,  # C
@@ -348,13 +347,10 @@ class SFNOBlock(nn.Module):
         transform: str = "planar",
         globe: tuple | bool | None = None,  # as `spherical` reads it
         dropout: float = 0.0,  # share of channels dropped in training
-        local: int = 0,  # kernel of a convolution beside the spectral layer, odd; 0: none
     ):
         super().__init__()
         self.norm1, self.norm2 = CNorm(channels), CNorm(channels)
         self.spectral = SpectralLayer(channels, shape, modes, blocks, transform, globe)
-        if local: self.near = nn.Conv2d(channels, channels, local, padding=local // 2, bias=False)
-        self.local = local
         self.fc1, self.fc2 = Pointwise(channels, ratio * channels, 1), Pointwise(ratio * channels, channels, 1)
         self.gamma1, self.gamma2 = (nn.Parameter(torch.full((channels, 1, 1), 0.1)) for _ in range(2))
         self.drop = nn.Dropout2d(dropout)
@@ -363,15 +359,10 @@ class SFNOBlock(nn.Module):
         self,
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
-        x = x + self.drop(self.mix(self.norm1(x)))
+        x = x + self.drop(self.spectral(self.norm1(x), self.gamma1.flatten()))
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling(): return x + self.drop(self.mlp(x))
         for strip in x.split(self.strip(x), 2): strip += self.mlp(strip)  # nothing else holds this sum
         return x
-
-    def mix(self, x):
-        "What the first half adds, across pixels."
-        far = self.spectral(x, self.gamma1.flatten())
-        return torch.addcmul(far, self.gamma1, self.near(x)) if self.local else far
 
     def mlp(self, x):
         "What the second half adds, pixel by pixel."
