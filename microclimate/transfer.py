@@ -135,7 +135,10 @@ def transfer(
     return Forecaster(net.train(model.training), normalizer, grid, history, aux, model.name, noise)
 
 # %% ../nbs/19_transfer.ipynb #a5d8a668
-def afresh(model: Forecaster, seed: int = 0) -> Forecaster:
+def afresh(
+    model: Forecaster,  # it is not changed
+    seed: int = 0,  # of the first weights
+) -> Forecaster:
     "An equal model that has learnt nothing."
     net = type(model.net)(**(model.net.config | dict(seed=seed)))
     return Forecaster(net.train(model.training), model.normalizer, model.grid, model.history, model.aux, model.name, model.noise)
