@@ -182,6 +182,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'microclimate.core': { 'microclimate.core.Variable': ('core.html#variable', 'microclimate/core.py'),
                                    'microclimate.core.WeatherError': ('core.html#weathererror', 'microclimate/core.py'),
                                    'microclimate.core._git': ('core.html#_git', 'microclimate/core.py'),
+                                   'microclimate.core._mend_torchvision': ('core.html#_mend_torchvision', 'microclimate/core.py'),
                                    'microclimate.core._version': ('core.html#_version', 'microclimate/core.py'),
                                    'microclimate.core.as_slice': ('core.html#as_slice', 'microclimate/core.py'),
                                    'microclimate.core.assets': ('core.html#assets', 'microclimate/core.py'),

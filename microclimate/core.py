@@ -19,6 +19,18 @@ import pyproj  # noqa: F401 -- first of all: with eccodes before it, two copies 
 import torch
 import xarray as xr
 
+# %% ../nbs/00_core.ipynb #8073b0ea
+def _mend_torchvision():
+    "Declare the operators without which a torchvision that does not fit torch cannot be imported, nor Lightning, peft or Aurora then."
+    if not (spec := importlib.util.find_spec("torchvision")): return
+    try: torch.ops.load_library(next(Path(spec.origin).parent.glob("_C*")))
+    except (OSError, StopIteration):  # made for another torch: the CPU's, where plain pip brings the wheel for CUDA
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        missing = [name for name in ("nms", "qnms") if not hasattr(torch.ops.torchvision, name)]
+        for name in missing: torch.library.define(f"torchvision::{name}", schema)
+
+_mend_torchvision()
+
 # %% ../nbs/00_core.ipynb #316818c2
 class WeatherError(ValueError):
     "What is wrong with the input, where, and what to do about it, in one sentence."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% ../nbs/05_loader.ipynb #0afe4128
+import microclimate.core  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import numpy as np
 import pandas as pd
 import pytorch_lightning as L

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 # %% ../nbs/23b_recipe.ipynb #5996b2b3
+import microclimate.core  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import numpy as np
 import pytorch_lightning as L
 import torch

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 # %% ../nbs/24_train.ipynb #ec3ef452
+import microclimate.core  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import pytorch_lightning as L
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% ../nbs/24a_trials.ipynb #be8c0d66
+import microclimate.core  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
