@@ -243,7 +243,7 @@ def possible(
     return torch.stack(list(planes.values()), -3)
 
 # %% ../nbs/04_batch.ipynb #98d8426e
-AUX = {"z_sfc": 1, "lsm": 1, "lat": 2, "lon": 2, "solar": 2, "doy": 2}  # name: number of channels
+AUX = {"z_sfc": 1, "lsm": 1, "lat": 2, "lon": 2, "solar": 2, "doy": 2, "hours": 1}  # name: number of channels
 
 # %% ../nbs/04_batch.ipynb #30e731a4
 def aux_width(names: tuple) -> int:
@@ -265,6 +265,7 @@ def _aux(name, metadata, static, step):
             raise WeatherError(f"The model uses '{name}', which the data lack: choose another source, or train without it in aux.")
         return static[name].cpu().numpy()[None, None] / (9806.65 if name == "z_sfc" else 1.0)  # km, or fraction
     if name in ("lat", "lon"): return _circle(np.radians(getattr(grid, f"{name}2d")))[None]
+    if name == "hours": return time.astype("M8[h]").astype("f8")[:, None, None, None]  # since 1970, for Aurora's clock; not of order one
     if name == "doy": return _circle(2 * np.pi * day_of_year(time)[:, None, None] / 365.25)
     times = np.stack([time, time + np.timedelta64(step, "h")], 1)
     return cos_zenith(times, grid.lat2d, grid.lon2d).clip(0)

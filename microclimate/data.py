@@ -360,7 +360,7 @@ def _store_times(facts, time):
 # %% ../nbs/03_data.ipynb #47a71ef6
 def _nature(source, variables, region, time, seed) -> xr.Dataset:
     "Sample the nature run, hourly from 1 to 8 June 2024 where no time is given. Raises `WeatherError` for a seed that is no number."
-    from microclimate.nature import sample
+    from microclimate.nature import sample, soil
     number = str(source).partition(":")[2]
     if number and not number.isdigit(): raise WeatherError(f"'{source}' is no nature run: write nature, or nature:7 for seed 7.")
     where = named_region(region)
@@ -369,7 +369,9 @@ def _nature(source, variables, region, time, seed) -> xr.Dataset:
     times = hourly(*time_span(time)) if _is_pair(time) else _array(time)
     flat = CHANNELS if variables is None else tuple(n for n in variables if n not in (*COLUMNS, *STATICS))
     levels = LEVELS if set(variables or ()) & set(COLUMNS) else None
-    ds = choose(sample(grid, times, seed=int(number or seed), variables=flat, levels=levels), variables, source)
+    ds = sample(grid, times, seed=int(number or seed), variables=flat, levels=levels)
+    if "slt" in (variables or ()): ds["slt"] = soil(ds["lsm"])
+    ds = choose(ds, variables, source)
     rates = [n for n in ds.data_vars if n != "crs" and variable(n).kind == "flux"]
     return ds.assign({n: ds[n].assign_attrs(window_hours=1) for n in rates})  # means over the preceding hour
 

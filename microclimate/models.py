@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/17_models.ipynb #2f258a89
+from .aurora import AuroraNet
 from .batch import Batch, Normalizer, aux_fields, aux_width, possible, sunlight
 from .climax import PRESETS as CLIMAX_PRESETS, ClimaX
 from .core import WeatherError, assets, check_folder, project_path, sha256, write_json
@@ -195,7 +196,7 @@ def load_model(
     if sha256(path) != config["weights_sha256"]:
         raise WeatherError(f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it again, or train again.")
     normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
-    family = {make.__name__: make for make, _ in MODELS.values()}
+    family = {make.__name__: make for make, _ in MODELS.values()} | {"AuroraNet": AuroraNet}
     if config["family"] not in family:
         raise WeatherError(f"{folder} holds a network of the family {config['family']}, which MODELS does not have: add it there first.")
     try:

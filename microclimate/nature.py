@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['R_DRY', 'STEFAN', 'CENTRE', 'F0', 'BETA', 'STEER', 'DEFORMATION', 'WAVES', 'PEAK', 'BAROTROPIC', 'STIR', 'BROAD',
-           'UNIT', 'LAPSE', 'TROPOPAUSE', 'geography', 'on_grid', 'ground', 'to_plane', 'east_on_plane', 'frequency',
-           'Waves', 'draw_waves', 'profile', 'structure', 'season', 'wave_sums', 'mean_column', 'mean_state', 'Level',
-           'level_of', 'balanced_f', 'wind', 'ascent', 'saturation', 'dewpoint', 'Sky', 'relative_humidity',
-           'specific_humidity', 'cloud', 'rain', 'sunshine', 'sky_heat', 'sea_surface', 'warmed', 'near_surface',
-           'sample']
+           'UNIT', 'LAPSE', 'TROPOPAUSE', 'geography', 'on_grid', 'ground', 'soil', 'to_plane', 'east_on_plane',
+           'frequency', 'Waves', 'draw_waves', 'profile', 'structure', 'season', 'wave_sums', 'mean_column',
+           'mean_state', 'Level', 'level_of', 'balanced_f', 'wind', 'ascent', 'saturation', 'dewpoint', 'Sky',
+           'relative_humidity', 'specific_humidity', 'cloud', 'rain', 'sunshine', 'sky_heat', 'sea_surface', 'warmed',
+           'near_surface', 'sample']
 
 # %% ../nbs/02_nature.ipynb #76fda451
 import functools
@@ -86,6 +86,11 @@ def ground(grid: Grid) -> dict:  # height (m), lsm, inland (0-1), slope_east, sl
     fields = dict(height=_cell_mean("elevation", grid), lsm=_cell_mean("land", grid), inland=on_grid(_broad("land", 120), grid),
                   slope_east=on_grid(east, grid), slope_north=on_grid(north, grid))
     return {k: np.clip(v, 0, None if k == "height" else 1).astype("f4") if "slope" not in k else v.astype("f4") for k, v in fields.items()}
+
+# %% ../nbs/02_nature.ipynb #70d5ac29
+def soil(lsm):  # (h, w) 0-1, and so is what it gives
+    "ERA5's soil type: 2 (medium) on land, 0 elsewhere."
+    return 2 * (lsm >= 0.5).astype("f4")
 
 # %% ../nbs/02_nature.ipynb #7aaed755
 def to_plane(

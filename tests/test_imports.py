@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "data": "core grid nature standard",
     "forecasts": "data",
     "climate": "core grid",
+    "regrid": "core grid",
     "batch": "core grid",
     "loader": "data batch",
     "net": "",
