@@ -243,7 +243,7 @@ def possible(
     return torch.stack(list(planes.values()), -3)
 
 # %% ../nbs/04_batch.ipynb #98d8426e
-AUX = {"z_sfc": 1, "lsm": 1, "lat": 2, "lon": 2, "solar": 2, "doy": 2, "hours": 1}  # name: number of channels
+AUX = {"z_sfc": 1, "lsm": 1, "lat": 2, "lon": 2, "solar": 2, "doy": 2, "hours": 1, "height": 1, "soil": 1}  # name: number of channels
 
 # %% ../nbs/04_batch.ipynb #30e731a4
 def aux_width(names: tuple) -> int:
@@ -257,13 +257,16 @@ def _circle(angle):
     return np.stack([np.sin(angle), np.cos(angle)], -3)
 
 # %% ../nbs/04_batch.ipynb #a5b143ea
+_ground = {"z_sfc": ("z_sfc", 9806.65), "lsm": ("lsm", 1.0), "height": ("z_sfc", 1.0), "soil": ("slt", 1.0)}  # field, and its unit: km, 1
+
 def _aux(name, metadata, static, step):
     "One auxiliary input, broadcastable to `(b, n, h, w)`."
     grid, time = metadata.grid, metadata.time
-    if name in ("z_sfc", "lsm"):
-        if name not in static:
-            raise WeatherError(f"The model uses '{name}', which the data lack: choose another source, or train without it in aux.")
-        return static[name].cpu().numpy()[None, None] / (9806.65 if name == "z_sfc" else 1.0)  # km, or fraction
+    if name in _ground:
+        field, unit = _ground[name]
+        if field not in static:
+            raise WeatherError(f"The model uses '{field}', which the data lack: choose another source, or train without it in aux.")
+        return static[field].cpu().numpy()[None, None] / unit
     if name in ("lat", "lon"): return _circle(np.radians(getattr(grid, f"{name}2d")))[None]
     if name == "hours": return time.astype("M8[h]").astype("f8")[:, None, None, None]  # since 1970, for Aurora's clock; not of order one
     if name == "doy": return _circle(2 * np.pi * day_of_year(time)[:, None, None] / 365.25)
@@ -276,7 +279,7 @@ def aux_fields(
     names: tuple,  # from `AUX`
     step_hours: int,  # the sun is given now and one step ahead
 ) -> torch.Tensor | None:  # (b, a, h, w) float32 on the batch's device, None for no names
-    "Auxiliary inputs of order one. Raises `WeatherError` where a static field is missing."
+    "Auxiliary inputs, of order one but for Aurora's. Raises `WeatherError` where a static field is missing."
     if not names: return None
     shape = (len(batch.metadata.time), -1, *batch.metadata.grid.shape)
     parts = [_aux(name, batch.metadata, batch.static_vars, step_hours) for name in names]

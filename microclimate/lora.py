@@ -33,6 +33,7 @@ TARGETS = {  # family: names of modules, matched whole
     "SFNO": r"(.*\.)?(qkv|q|kv|proj|fc1|fc2)",
     "GNN": r"(encoder|decoder|processor\.\d+)\.(send|receive|message|update\.fc1|update\.fc2)",
     "Edge": r"[ld]\d\.\d+\.body\.\d+\.0|d\d\.0\.0",
+    "AuroraNet": r"core\.backbone\..*\.attn\.(qkv|proj)",  # those that its authors adapt
     "ClimaX": r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)",
 }
 

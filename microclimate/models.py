@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'Forecaster', 'build_model', 'save_model', 'weights_digest'
 
 # %% ../nbs/17_models.ipynb #930af4ab
 import hashlib, json, shutil, uuid, weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 # %% ../nbs/17_models.ipynb #c4e81897
@@ -68,6 +68,7 @@ class Forecaster(nn.Module):
         x = self.normalizer.normalise(batch.stack(self.channels)[:, -self.history:])
         y = self.net(x.flatten(1, 2), self._known(batch, x, generator))
         time = batch.metadata.time + np.timedelta64(self.step_hours, "h")
+        if hasattr(self.net, "hand_on"): batch = replace(batch, static_vars=self.net.hand_on(batch.static_vars))
         sun = torch.from_numpy(sunlight(self.grid, time, self.step_hours)).to(y) if "ssrd" in self.channels else None
         return batch.with_state(possible(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
 

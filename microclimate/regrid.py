@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'positions', 'regrid']
 
-# %% ../nbs/07_regrid.ipynb #ad2a1907
+# %% ../nbs/07_regrid.ipynb #8b7b58e1
 import pyproj
 import xarray as xr
 

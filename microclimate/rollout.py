@@ -45,7 +45,7 @@ def _relax(state, outside, weight):
 def _advance(batch, state):
     "Drop the oldest state, append the newest."
     past = batch.stack(state.channels)
-    return batch.with_state(torch.cat([past[:, 1:], state.stack()], 1), state.channels, state.metadata.time)
+    return state.with_state(torch.cat([past[:, 1:], state.stack()], 1), state.channels, state.metadata.time)
 
 # %% ../nbs/20_rollout.ipynb #fca41dbe
 def rollout(

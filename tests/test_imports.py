@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "aurora": "batch grid",
     "models": "sfno gnn edge climax baseline aurora",
     "transfer": "models",
+    "pretrained": "data models regrid rollout",
     "rollout": "batch grid",
     "members": "rollout",
     "physics": "core grid batch",
