@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SURFACE_VARS', 'COLUMN_VARS', 'AURORA_CHANNELS', 'GROUND', 'PATCH', 'HUB', 'VARIANTS', 'BEYOND', 'AURORA_AUX',
            'check_grid', 'closes', 'to_aurora', 'check_ground', 'from_aurora', 'aurora_normalizer', 'Variant',
-           'variant_name', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint', 'read_weights', 'load_net',
-           'random_checkpoint']
+           'variant_name', 'variant_step', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint', 'read_weights',
+           'load_net', 'random_checkpoint']
 
 # %% ../nbs/16_aurora.ipynb #8235a68d
 import json, os
@@ -131,7 +131,7 @@ VARIANTS = {
 }
 BEYOND = ("aurora-0.1-finetuned", "aurora-0.4-air-pollution", "aurora-0.25-wave", "aurora-0.25-v1.5", "aurora-0.25-v1.5-ensemble")
 
-# %% ../nbs/16_aurora.ipynb #497e6d1a
+# %% ../nbs/16_aurora.ipynb #f21f31aa
 def variant_name(name: str) -> str:
     "The full name of a variant; `aurora` is the small one. Raises `WeatherError` for a name that is none."
     if name == "aurora": return "aurora-0.25-small-pretrained"
@@ -139,6 +139,10 @@ def variant_name(name: str) -> str:
         raise WeatherError(f"{name} takes or forecasts fields, or a grid, that this package has not: use one of {', '.join(VARIANTS)}.")
     if name not in VARIANTS: raise WeatherError(f"Unknown Aurora '{name}': use aurora, or one of {', '.join(VARIANTS)}.")
     return name
+
+def variant_step(name: str) -> int:  # hours
+    "The step of a variant."
+    return VARIANTS[variant_name(name)].step_hours
 
 def is_aurora(name) -> bool:
     "Is this the name of an Aurora?"
@@ -264,7 +268,7 @@ def read_weights(path: Path) -> tuple:  # tensors by name, and what the file say
     except Exception as error:  # torch raises many kinds here, none of which a user can act on
         raise WeatherError(f"The checkpoint {path} cannot be read: it is truncated, or no checkpoint; fetch it again.") from error
 
-# %% ../nbs/16_aurora.ipynb #8bea5c43
+# %% ../nbs/16_aurora.ipynb #bd2b5421
 class _Bare(TorchFunctionMode):
     "Inside `torch.device('meta')`: all but the numbers that the package reads while it builds."
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -272,6 +276,7 @@ class _Bare(TorchFunctionMode):
 
 def _bare(make, *args, **kwargs):
     "A network without memory for its weights."
+    _package()  # which computes numbers of its own at its import
     with torch.device("meta"), _Bare(): return make(*args, **kwargs)
 
 # %% ../nbs/16_aurora.ipynb #48f27597

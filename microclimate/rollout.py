@@ -119,12 +119,16 @@ def write_stream(
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
 
 # %% ../nbs/20_rollout.ipynb #783e237d
-def _frames(model, ds, init_times, steps, boundary, width, device):
+def _frames(model, ds, init_times, steps, boundary, width, device, keep):
     channels = getattr(model, "channels", None)
     batch = Batch.from_dataset(ds, init_times, channels, model.history, model.step_hours).to(device)
     init_times = batch.metadata.time
     with torch.inference_mode():
-        for state in rollout(model, batch, steps, boundary, width): yield _with_windows(_frame(state, init_times), ds)
+        for state in rollout(model, batch, steps, boundary, width): yield _with_windows(_kept(_frame(state, init_times), keep), ds)
+
+def _kept(frame, keep): return frame if keep is None else frame.isel(_window(Grid.from_dataset(frame), keep))
+
+def _window(grid, part) -> dict: return dict(zip(grid.dims, grid.window(*part.box)))
 
 def _with_windows(frame, ds):
     "Rates are means over the same hours as those of the data that a model starts from: what they say, else the step between their times."
@@ -142,12 +146,13 @@ def forecast(
     width: int = 10,  # cells of the relaxation zone
     device: str = "cpu",
     batch_size: int = 64,  # initial times that are run together
+    keep: Grid | None = None,  # a part of the data's grid, where not all of it is wanted
 ) -> xr.Dataset:  # dims init_time, lead_time, and the grid's
     "Run a model from every initial time. Raises `WeatherError` for a lead that is no positive multiple of the model's step."
     steps = check_lead(model, lead_hours)
     init_times = np.atleast_1d(np.asarray(init_times, "M8[ns]"))
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
-    run = lambda group: xr.concat(list(_frames(model, ds, group, steps, boundary, width, device)), "lead_time", data_vars="minimal")
+    run = lambda group: xr.concat(list(_frames(model, ds, group, steps, boundary, width, device, keep)), "lead_time", data_vars="minimal")
     out = xr.concat([run(group) for group in groups], "init_time", data_vars="minimal")
     return out.assign_attrs(_labels(model, ds, boundary))
 
@@ -168,12 +173,13 @@ def _labels(model, ds, boundary):
 def forecast_to_file(
     model, ds, init_times, lead_hours, path, boundary=None, width=10, device="cpu",  # as for `forecast`
     keep_hours: int | None = None,  # leads that are written; default: every step
+    keep: Grid | None = None,  # as for `forecast`
     **facts,  # further provenance
 ) -> xr.Dataset:
     "The same, written step by step to a NetCDF file with provenance; returns it opened, not loaded."
     steps, labels = check_lead(model, lead_hours), _labels(model, ds, boundary)
     kept = lambda frame: frame.lead_time.values[0] % np.timedelta64(keep_hours or model.step_hours, "h") == np.timedelta64(0)
-    frames = filter(kept, _frames(model, ds, init_times, steps, boundary, width, device))
+    frames = filter(kept, _frames(model, ds, init_times, steps, boundary, width, device, keep))
     write_stream(frames, path, _facts(model, ds, device, facts), labels)
     return xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
 
