@@ -127,22 +127,23 @@ def _interface(head: str) -> str:  # TypeScript
     lines = [f"  {name}: {kind};" + (f" // {note}" if note else "") for name, (kind, note) in members.items()]
     return "\n".join([f"/** {about} */", f"export interface {head} {{", *lines, "}"])
 
-# %% ../nbs/32_payload.ipynb #5678d0ad
+# %% ../nbs/32_payload.ipynb #c7f1e36a
 READERS = """\
 /** The numbers of an array, row by row; NaN where one is missing. */
 export async function decode(packed: Packed): Promise<Float64Array> {
   const zipped = Uint8Array.from(atob(packed.data), (letter) => letter.charCodeAt(0));
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytes = new DataView(await new Response(stream).arrayBuffer());
   const numbers = new Float64Array(packed.shape.reduce((size, length) => size * length, 1));
   const unit = 10 ** Math.abs(packed.decimals);
   let whole = 0;
   let place = 0;
   for (let k = 0; k < numbers.length; k++) {
     let code = 0;
-    let weight = 1;
-    for (; bytes[place] > 127; weight *= 128) code += (bytes[place++] - 128) * weight;
-    code += bytes[place++] * weight;
+    for (let byte = 128, weight = 1; byte > 127; weight *= 128) {
+      byte = bytes.getUint8(place++);
+      code += (byte % 128) * weight;
+    }
     whole += code % 2 ? (code - 1) / 2 : -code / 2;
     numbers[k] = code === 0 ? NaN : packed.decimals < 0 ? whole * unit : whole / unit;
   }
@@ -152,12 +153,12 @@ export async function decode(packed: Packed): Promise<Float64Array> {
 /** A part of decoded numbers: at(field, numbers, 0, 5) is the map of the first start and the sixth lead time. */
 export function at(packed: Packed, numbers: Float64Array, ...index: number[]): Float64Array {
   const size = packed.shape.slice(index.length).reduce((length, n) => length * n, 1);
-  const first = index.reduce((sum, i, k) => sum * packed.shape[k] + i, 0) * size;
+  const first = packed.shape.reduce((sum, length, k) => sum * length + (index[k] ?? 0), 0);
   return numbers.subarray(first, first + size);
 }
 """
 
-# %% ../nbs/32_payload.ipynb #d944c86d
+# %% ../nbs/32_payload.ipynb #4d12881a
 def module_text(
     kind: str,  # Predictions or Forecast
     value: dict,  # as `SCHEMA` has it
@@ -166,7 +167,7 @@ def module_text(
     types = [_interface(head) for head in SCHEMA if kind == "Forecast" or not head.startswith("Forecast")]
     made = "// Written by build_forecast_module of microclimate from a forecast file: make it again rather than change it."
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    return "\n\n".join([made, *types, READERS, f"export const {kind.lower()}: {kind} = {text};\n"])
+    return "\n\n".join([made, *types, READERS.strip(), f"export const {kind.lower()}: {kind} = {text};\n"])
 
 # %% ../nbs/32_payload.ipynb #83e36b7e
 def _check_stride(stride, grid):

@@ -35,11 +35,11 @@ async function all(fields: Record<string, Field>): Promise<Record<string, number
   return numbers;
 }
 
-const first: Field = forecast.fields["2t"];
+const first: Field = forecast.fields["2t"]!;
 console.log(JSON.stringify({
   forecast: await all(forecast.fields),
   history: await all(forecast.history),
-  predictions: [...(await decodePredictions(predictions.fields["2t"]))],
+  predictions: [...(await decodePredictions(predictions.fields["2t"]!))],
   map: [...at(first, await decode(first), 0, 1)],
   latitude: [...(await decode(forecast.cells.latitude))],
   starts: forecast.initTimes.map((time) => new Date(time).getTime()),
@@ -64,10 +64,12 @@ build_forecast_module(*sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    "A forecast file of the shipped model, and the hours before it."
+    "A forecast file of the shipped model, the same with a hole, and the hours before it."
     folder = tmp_path_factory.mktemp("payload")
     weather = open_weather("nature", time=(START - np.timedelta64(2, "h"), START))
-    forecast_to_file(load_model("sfno-tiny"), weather, START, 3, folder / "forecast.nc").close()
+    ahead = forecast_to_file(load_model("sfno-tiny"), weather, START, 3, folder / "forecast.nc").load()
+    ahead["2t"][0, 1, 4:9, 6:20] = np.nan
+    save_dataset(ahead, folder / "holes.nc", json.loads(ahead.attrs["provenance"]))
     save_dataset(weather, folder / "before.nc", {})
     return folder
 
@@ -101,8 +103,8 @@ def fields(path, stride):
 def assert_rounded(numbers, truth, decimals):
     "Equal to half a unit of the last decimal, and whole numbers of that unit."
     numbers, unit = np.array(numbers, "f8").reshape(truth.shape), 10.0**-decimals
-    assert np.abs(numbers - truth).max() <= unit / 2 * (1 + 1e-9)
-    assert np.allclose(numbers / unit, np.rint(numbers / unit), rtol=1e-12, atol=1e-9)
+    assert np.array_equal(np.isnan(numbers), np.isnan(truth)) and np.nanmax(np.abs(numbers - truth)) <= unit / 2 * (1 + 1e-9)
+    assert np.allclose(numbers / unit, np.rint(numbers / unit), rtol=1e-12, atol=1e-9, equal_nan=True)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -115,21 +117,23 @@ def test_python_reads_back(made, tmp_path, stride):
             assert_rounded(unpack(packed[name]), truth, packed[name]["decimals"])
 
 
-@pytest.mark.parametrize(("stride", "decimals"), [(1, None), (2, {"msl": 2, "2t": 4})])
-def test_typescript_reads_back(made, tsc, tmp_path, stride, decimals):
-    whole, _ = build_forecast_module(made / "forecast.nc", tmp_path, stride, decimals, history=made / "before.nc")
+@pytest.mark.parametrize(("file", "stride", "decimals"), [("forecast.nc", 1, None), ("holes.nc", 2, {"msl": 2, "2t": 4})])
+def test_typescript_reads_back(made, tsc, tmp_path, file, stride, decimals):
+    forecast = made / file
+    whole, _ = build_forecast_module(forecast, tmp_path, stride, decimals, history=made / "before.nc")
     (tmp_path / "check.ts").write_text(CHECK)
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    options = ["--strict", "--target", "es2022", "--module", "nodenext", "--noUnusedParameters", "--outDir", "out"]
+    options = ["--strict", "--target", "es2022", "--module", "nodenext", "--noUncheckedIndexedAccess", "--outDir", "out"]
     done = subprocess.run(["node", tsc, *options, "check.ts"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     read = json.loads(subprocess.run(["node", "out/check.js"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
     exact = {name: field["decimals"] for name, field in module(whole)["fields"].items()}
-    future, past = fields(made / "forecast.nc", stride), fields(made / "before.nc", stride)
+    future, past = fields(forecast, stride), fields(made / "before.nc", stride)
     for name in CHANNELS:
         assert_rounded(read["forecast"][name], future[name], exact[name])
         assert_rounded(read["history"][name], past[name], exact[name])
-        assert np.array_equal(np.ravel(read["forecast"][name]), unpack(module(whole)["fields"][name]).ravel())  # to the last bit
+        decoded = np.array(read["forecast"][name], "f8"), unpack(module(whole)["fields"][name]).ravel()
+        assert np.array_equal(*decoded, equal_nan=True)  # to the last bit
     assert read["predictions"] == read["forecast"]["2t"]
     assert_rounded(read["map"], future["2t"][0, 1], exact["2t"])
     assert np.allclose(read["latitude"], np.arange(72.75, 56.9, -0.25)[::stride])
