@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "scorecards": "plot",
     "compress": "batch models loader",
     "export": "batch models",
+    "payload": "forecasts",
     "shard": "data rollout models evaluate",
     "serve": "data rollout models evaluate shard",
     "monitor": "data rollout models evaluate shard serve",
