@@ -2,19 +2,27 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from microclimate.aurora import AURORA_CHANNELS, VARIANTS, find_checkpoint, load_net, random_checkpoint
-from microclimate.core import WeatherError, verify
+from microclimate.core import WeatherError, shared_data, verify
 from microclimate.grid import regular_grid
+from microclimate.models import load_model
 
 aurora = pytest.importorskip("aurora")
 ROOT = Path(__file__).parents[1]
@@ -112,3 +120,66 @@ def test_a_damaged_download_is_not_kept(hub):
 
 def test_channels_and_variants():
     assert len(set(AURORA_CHANNELS)) == 69 and all(hasattr(aurora, variant.network) for variant in VARIANTS.values())
+
+
+FINETUNE = """
+import sys, torch
+from microclimate.aurora import AURORA_CHANNELS
+from microclimate.core import shared_data
+from microclimate.data import open_weather
+from microclimate.grid import regular_grid
+from microclimate.loader import WeatherData
+from microclimate.lora import add_lora, save_adapter
+from microclimate.pretrained import load_aurora
+from microclimate.regrid import regrid
+from microclimate.train import fit
+torch.set_num_threads(1)
+weights, folder = sys.argv[1:]
+svalbard = regular_grid(78.9, 77.4, 13, 16.1, 0.1)
+ds = regrid(open_weather(shared_data() / "arome_arctic_2p5km_20180710.nc", variables=[*AURORA_CHANNELS, "z_sfc"]), svalbard)
+ground = open_weather("nature", variables=["lsm", "slt"], region=svalbard, time=ds.time.values[:1])
+ds = ds.assign(lsm=ground["lsm"], slt=ground["slt"])
+data = WeatherData(ds, history=2, steps=2, step_hours=6, channels=AURORA_CHANNELS, validate="2018-07-11T15/2018-07-12", batch_size=2, seed=1)
+model = add_lora(load_aurora("aurora", weights, ds, data.normalizer), rank=8)
+done = fit(model, data, folder, progress=False, checkpoint_every=2, log_every=1, epochs=4, rollout=(1, 2), lr=1e-2)
+save_adapter(done, folder, {})
+frozen = {k: v for k, v in model.net.named_parameters() if not v.requires_grad}
+after = dict(done.net.named_parameters())
+assert all(torch.equal(v, after[k]) for k, v in frozen.items()), "the base moved"
+"""
+
+
+@pytest.mark.skipif(shared_data() is None, reason="needs AROME-Arctic in ../shared/data")
+def test_an_adapter_learns_svalbard_and_survives_a_kill(weights, tmp_path):
+    "The loss falls, the base keeps its bits, and a training killed without mercy ends as an undisturbed one."
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-W", "ignore", "-c", FINETUNE, str(weights), str(folder)], stderr=subprocess.PIPE,
+                                env=os.environ | dict(OMP_NUM_THREADS="1"))
+
+    def finish(process):
+        errors = process.communicate(timeout=400)[1].decode()
+        assert process.returncode == 0, errors
+
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    undisturbed, doomed = start(calm), start(killed)
+    while not (killed / "last.ckpt").exists() and doomed.poll() is None: time.sleep(0.01)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.communicate()
+    assert doomed.returncode == -signal.SIGKILL and not (killed / "adapter.safetensors").exists()
+    finish(undisturbed)
+    finish(start(killed))
+
+    a, b = (load_file(folder / "adapter.safetensors") for folder in (calm, killed))
+    assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+    log = pd.read_csv(calm / "metrics.csv")
+    loss = log["train/loss"].to_numpy()
+    assert log["val/rmse"].dropna().iloc[-1] < log["val/rmse"].dropna().iloc[0] and loss[-3:].mean() < 0.8 * loss[:3].mean()
+
+
+def test_the_finetuning_notebook_takes_aurora(weights, tmp_path):
+    "An adapter and a model folder come out; random weights are not scored."
+    run("run_finetune", tmp_path, model="aurora", checkpoint=str(weights), source="nature:5", region=REGION, start="2024-01-01", rank=8,
+        end="2024-01-07T18", validate=None, holdout="2024-01-07", epochs=1, batch_size=4, lead_hours=6, trainings=["lora"])
+    assert (tmp_path / "adapter" / "adapter.safetensors").is_file()
+    assert load_model(tmp_path / "lora").name.endswith("(random weights)")
+    assert "before" not in (tmp_path / "scores.csv").read_text(encoding="utf-8")
