@@ -29,11 +29,11 @@ from .core import WeatherError, atomic, check_folder, content_sha256, write_json
 from .grid import Grid
 from .rollout import _facts, _frame, _labels, check_lead, write_stream
 
-# %% ../nbs/43_foundry.ipynb #33ac5424
+# %% ../nbs/43_foundry.ipynb #1a256eaf
 @dataclass(frozen=True)
 class Access:
     "What opens the service. Raises `WeatherError` for a signature that cannot serve."
-    endpoint: str  # URL
+    endpoint: str  # URL, which ends in /score
     token: str = field(repr=False)
     container: str = field(repr=False)  # URL of a container, or a folder in one, with its SAS
 
@@ -65,9 +65,9 @@ def access_to(endpoint: str | None = None, token: str | None = None, container: 
 RETRIES = dict(total=5, backoff_factor=1, allowed_methods=None, raise_on_status=False,  # pauses of 0, 2, 4, 8 and 16 s
                status_forcelist=(408, 424, 429, 500, 502, 503, 504))  # 424: how Azure reports an error in the model's container
 
-# %% ../nbs/43_foundry.ipynb #a1162876
+# %% ../nbs/43_foundry.ipynb #e7d9c2d4
 class LostTask(WeatherError):
-    "The service does not know the task: it keeps tasks in memory, and has been started anew."
+    "The service has been started anew, or was never told of the task."
 
 # %% ../nbs/43_foundry.ipynb #893525e9
 def client_for(access: Access, request_s: float = 60):  # a `FoundryClient`; seconds that an answer may take
@@ -91,10 +91,11 @@ def client_for(access: Access, request_s: float = 60):  # a `FoundryClient`; sec
     for scheme in ("http://", "https://"): client.session.mount(scheme, HTTPAdapter(max_retries=Retry(**RETRIES)))
     return client
 
-# %% ../nbs/43_foundry.ipynb #d7466782
+# %% ../nbs/43_foundry.ipynb #9f189b87
 def _answer(response, access) -> dict:
     "What the endpoint says."
-    if "Task ID cannot be found" in response.text: raise LostTask("The service no longer knows the task.")
+    if "Task ID cannot be found" in response.text:
+        raise LostTask("The service does not know the task: it keeps tasks in memory, so let it have one instance, and run the same again.")
     if response.status_code in (401, 403):
         raise WeatherError(f"The endpoint refuses the token (HTTP {response.status_code}): check FOUNDRY_TOKEN, or make a new one.")
     try: answer = response.json() if response.ok else None
