@@ -105,7 +105,7 @@ def _answer(response, access) -> dict:
                            "check its address, and its log in Azure.")
     return answer
 
-# %% ../nbs/43_foundry.ipynb #442e4d1d
+# %% ../nbs/43_foundry.ipynb #de60e1ca
 @contextmanager
 def _refusals(access):
     "What the container says, in one sentence and without its address, which holds the signature."
@@ -113,8 +113,9 @@ def _refusals(access):
     try: yield
     except HttpResponseError as error:
         about = f"HTTP {error.status_code}, {getattr(error, 'error_code', None) or error.reason}"
-        refused = "refuses the SAS ({}): make a new one with read and write.", "answers {}: check the address in BLOB_URL_WITH_SAS."
-        raise WeatherError("The blob container " + refused[error.status_code not in (401, 403)].format(about)) from None
+        if error.status_code in (401, 403): told = f"refuses the SAS ({about}): make a new one with read and write."
+        else: told = f"answers {about}: check the address in BLOB_URL_WITH_SAS."
+        raise WeatherError(f"The blob container {told}") from None
     except AzureError as error:
         raise WeatherError(f"The blob container at {urlsplit(access.container).netloc} cannot be reached ({type(error).__name__}): check "
                            "BLOB_URL_WITH_SAS and the network.") from None
