@@ -70,7 +70,8 @@ def blobs(tmp_path_factory):
     home = Path(tempfile.gettempdir()) / f"azurite-{AZURITE}"
     if not (home / "node_modules").is_dir():
         fresh = tempfile.mkdtemp(dir=home.parent)
-        asked = ["npm", "install", "--prefix", fresh, "--no-audit", "--no-fund", "--ignore-scripts", f"azurite@{AZURITE}"]
+        asked = ["npm", "install", "--prefix", fresh, "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries", "1",
+                 f"azurite@{AZURITE}"]
         if subprocess.run(asked, capture_output=True, timeout=300).returncode: pytest.skip("npm's registry does not give Azurite here")
         os.replace(fresh, home)
     port = free_port()
