@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "pretrained": "data models regrid rollout",
     "rollout": "batch grid",
     "members": "rollout",
+    "foundry": "aurora rollout",
     "physics": "core grid batch",
     "loss": "core grid batch physics",
     "optim": "core",
