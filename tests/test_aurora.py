@@ -139,9 +139,10 @@ svalbard = regular_grid(78.9, 77.4, 13, 16.1, 0.1)
 ds = regrid(open_weather(shared_data() / "arome_arctic_2p5km_20180710.nc", variables=[*AURORA_CHANNELS, "z_sfc"]), svalbard)
 ground = open_weather("nature", variables=["lsm", "slt"], region=svalbard, time=ds.time.values[:1])
 ds = ds.assign(lsm=ground["lsm"], slt=ground["slt"])
-data = WeatherData(ds, history=2, steps=2, step_hours=6, channels=AURORA_CHANNELS, validate="2018-07-11T15/2018-07-12", batch_size=2, seed=1)
+held = "2018-07-11T03/2018-07-12"
+data = WeatherData(ds, history=2, steps=2, step_hours=6, channels=AURORA_CHANNELS, validate=held, batch_size=2, seed=1)
 model = add_lora(load_aurora("aurora", weights, ds, data.normalizer), rank=8)
-done = fit(model, data, folder, progress=False, checkpoint_every=2, log_every=1, epochs=4, rollout=(1, 2), lr=1e-2)
+done = fit(model, data, folder, progress=False, checkpoint_every=1, log_every=1, epochs=8, rollout=(1, 2), lr=1e-2)
 save_adapter(done, folder, {})
 frozen = {k: v for k, v in model.net.named_parameters() if not v.requires_grad}
 after = dict(done.net.named_parameters())
