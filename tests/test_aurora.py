@@ -174,7 +174,7 @@ def test_an_adapter_learns_svalbard_and_survives_a_kill(weights, tmp_path):
     assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
     log = pd.read_csv(calm / "metrics.csv")
     loss = log["train/loss"].to_numpy()
-    assert log["val/rmse"].dropna().iloc[-1] < log["val/rmse"].dropna().iloc[0] and loss[-3:].mean() < 0.8 * loss[:3].mean()
+    assert log["val/rmse"].dropna().iloc[-1] < log["val/rmse"].dropna().iloc[0] and loss[-3:].mean() < 0.9 * loss[0]
 
 
 def test_the_finetuning_notebook_takes_aurora(weights, tmp_path):
