@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "climax": "net batch",
     "baseline": "batch",
     "aurora": "batch grid",
+    "aurora_fast": "core",
     "models": "sfno gnn edge climax baseline aurora",
     "transfer": "models",
     "pretrained": "data models regrid rollout",
