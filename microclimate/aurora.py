@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SURFACE_VARS', 'COLUMN_VARS', 'AURORA_CHANNELS', 'GROUND', 'PATCH', 'HUB', 'VARIANTS', 'BEYOND', 'AURORA_AUX',
-           'check_grid', 'closes', 'to_aurora', 'check_ground', 'from_aurora', 'aurora_normalizer', 'Variant',
-           'variant_name', 'variant_step', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint', 'read_weights',
-           'load_net', 'random_checkpoint']
+           'check_grid', 'closes', 'split_channels', 'to_aurora', 'check_ground', 'from_aurora', 'aurora_normalizer',
+           'Variant', 'variant_name', 'variant_step', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint',
+           'read_weights', 'load_net', 'random_checkpoint']
 
 # %% ../nbs/16_aurora.ipynb #8235a68d
 import json, os
@@ -64,9 +64,11 @@ def closes(grid: Grid) -> bool:
     lon = grid.lon2d[0]
     return bool(lon[0] + 360 - lon[-1] <= 1.5 * np.diff(lon).max())
 
-# %% ../nbs/16_aurora.ipynb #057a6d73
-def _columns(x: torch.Tensor) -> torch.Tensor:  # (…, 65, h, w) to (…, 5, 13, h, w)
-    return x.unflatten(-3, (len(COLUMN_VARS), len(LEVELS)))
+# %% ../nbs/16_aurora.ipynb #5b98bbb6
+def split_channels(x: torch.Tensor) -> tuple:  # (…, 69, h, w) to (…, 4, h, w) and (…, 5, 13, h, w)
+    "Surface fields and columns."
+    surface, columns = x.split([len(SURFACE_VARS), x.shape[-3] - len(SURFACE_VARS)], -3)
+    return surface, columns.unflatten(-3, (len(COLUMN_VARS), len(LEVELS)))
 
 def to_aurora(
     batch: Batch,  # two states of the 69 channels six hours apart, physical units
@@ -74,8 +76,7 @@ def to_aurora(
     "Our Batch as Aurora's. Raises `WeatherError` for missing channels or static fields, and for a grid it cannot take."
     grid = check_grid(batch.metadata.grid)
     check_ground(batch.static_vars)
-    x = batch.stack(AURORA_CHANNELS)
-    columns = _columns(x[:, :, len(SURFACE_VARS):])
+    x, columns = split_channels(batch.stack(AURORA_CHANNELS))
     lat, lon = (torch.from_numpy(v.astype("f4")) for v in (grid.latitude, grid.longitude % 360))
     times = tuple(t.item() for t in batch.metadata.time.astype("M8[s]"))
     package = _package()
@@ -177,12 +178,11 @@ class AuroraNet(nn.Module):
         layers = (*self.core.backbone.encoder_layers, *self.core.backbone.decoder_layers)
         return [block for layer in layers for block in layer.blocks]
 
-# %% ../nbs/16_aurora.ipynb #91cb7a32
+# %% ../nbs/16_aurora.ipynb #6eb9500e
 def _aurora_batch(net, x, hours, ground):  # (b, 2, 69, h, w) normalised, (b,) hours since 1970, (b, 3, h, w)
     "What the encoder takes."
     from aurora.normalisation import normalise_surf_var
-    surface, columns = x.split([len(SURFACE_VARS), x.shape[2] - len(SURFACE_VARS)], 2)
-    columns = _columns(columns)
+    surface, columns = split_channels(x)
     still = lambda i, name: normalise_surf_var(ground[:, i, None], name).expand(-1, x.shape[1], -1, -1)
     axis = lambda name: torch.tensor(net.config[name], dtype=torch.float32, device=x.device)
     times = tuple(datetime.fromtimestamp(3600 * float(hour), timezone.utc) for hour in hours)
