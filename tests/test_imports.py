@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "evaluate": "events ensembles spectra",
     "stations": "data pairs",
     "benchmark": "evaluate models",
+    "guide": "benchmark pretrained payload",
     "maps": "core grid",
     "plot": "maps",
     "scorecards": "plot",
