@@ -17,7 +17,8 @@ from fastcore.basics import patch
 
 # %% ../nbs/04_batch.ipynb #7a5ce230
 from .core import CHANNELS, COLUMNS, STATICS, WeatherError, variable
-from .grid import Grid, cos_zenith, day_of_year
+from .grid import Grid
+from .sun import cos_zenith, day_of_year
 
 # %% ../nbs/04_batch.ipynb #c81afd92
 @dataclass(frozen=True)
