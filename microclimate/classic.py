@@ -23,14 +23,14 @@ class Field(NamedTuple):
 
     def sizes(self) -> dict: return dict(zip(self.dims, self.values.shape))
 
-# %% ../nbs/30a_classic.ipynb #56b9d949
+# %% ../nbs/30a_classic.ipynb #73e09256
 TYPES = {1: "i1", 2: "S1", 3: ">i2", 4: ">i4", 5: ">f4", 6: ">f8"}
 _code = {np.dtype(kind): code for code, kind in TYPES.items()}
 
 def stored(dtype) -> np.dtype:
     "The type that a file has for numbers. Raises ValueError for one that does not fit."
     kind = np.dtype(dtype).newbyteorder(">")
-    if kind not in _code: raise ValueError(f"A classic NetCDF file has no numbers of type {np.dtype(dtype)}: use float32, float64 or int32.")
+    if kind not in _code: raise ValueError(f"A classic NetCDF file has no {np.dtype(dtype)}: use float32, float64 or int32.")
     return kind
 
 # %% ../nbs/30a_classic.ipynb #490d53ff
@@ -53,7 +53,7 @@ def _attr(name, value):
 
 def _attrs(attrs): return _list(12, [_attr(*pair) for pair in attrs.items()])
 
-# %% ../nbs/30a_classic.ipynb #c9bd6417
+# %% ../nbs/30a_classic.ipynb #96881a58
 class Plan(NamedTuple):
     "A variable whose numbers come later."
     dims: tuple  # names
@@ -69,8 +69,8 @@ def _header(sizes, plans, attrs, start=0):
         begins[name], length = start, -(-_bytes(plan, sizes) // 4) * 4
         start += length
         dims = _whole(len(plan.dims)) + b"".join(_whole(order.index(d)) for d in plan.dims)
-        size = struct.pack(">I", min(length, 2**32 - 4))
-        variables.append(_text(name) + dims + _attrs(plan.attrs) + _whole(_code[stored(plan.dtype)]) + size + struct.pack(">q", begins[name]))
+        place = struct.pack(">Iq", min(length, 2**32 - 4), begins[name])
+        variables.append(_text(name) + dims + _attrs(plan.attrs) + _whole(_code[stored(plan.dtype)]) + place)
     dims = _list(10, [_text(name) + _whole(n) for name, n in sizes.items()])
     return b"CDF\x02" + _whole(0) + dims + _attrs(attrs) + _list(11, variables), begins, start
 
@@ -95,10 +95,10 @@ def relabel(path, sizes: dict, plans: dict, attrs: dict):  # as for `create`
     header = _header(sizes, plans, attrs, len(_header(sizes, plans, attrs)[0]))[0]
     with open(path, "r+b") as file: file.write(header)
 
-# %% ../nbs/30a_classic.ipynb #230cf847
+# %% ../nbs/30a_classic.ipynb #8a9a7922
 @contextmanager
 def atomic(path):  # the file to make or replace
-    "Yields a temporary path beside `path`; on success it is renamed to `path`, on failure removed. Raises ValueError where it cannot be written."
+    "Yields a temporary path, renamed to `path` on success and removed on failure. Raises ValueError where it cannot be written."
     path = Path(path)
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
