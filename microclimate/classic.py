@@ -74,7 +74,7 @@ def _header(sizes, plans, attrs, start=0):
     dims = _list(10, [_text(name) + _whole(n) for name, n in sizes.items()])
     return b"CDF\x02" + _whole(0) + dims + _attrs(attrs) + _list(11, variables), begins, start
 
-# %% ../nbs/30a_classic.ipynb #384e8fb9
+# %% ../nbs/30a_classic.ipynb #fd954fcb
 def create(
     path,  # the file to make
     sizes: dict,  # dimension: length
@@ -86,7 +86,7 @@ def create(
     header, begins, end = _header(sizes, plans, attrs, length)
     with open(path, "wb") as file:
         file.write(header)
-        file.truncate(end)
+        for at in range(length, end, 2**20): file.write(bytes(min(2**20, end - at)))  # room is taken now: a full disk says so here
     shape = lambda plan: tuple(sizes[d] for d in plan.dims)
     return {name: np.memmap(path, stored(plan.dtype), "r+", begins[name], shape(plan)) for name, plan in plans.items()}
 

@@ -172,16 +172,16 @@ def _named_last(path, make):
     finally: shutil.rmtree(part, ignore_errors=True)
     return result
 
-# %% ../nbs/31_export.ipynb #997f315f
+# %% ../nbs/31_export.ipynb #17426616
 def shake(
     net: torch.nn.Module,  # changed
     seed: int = 0,
 ) -> torch.nn.Module:  # the same
-    "Random numbers on all weights, running means too: a network that has learnt nothing, and yet predicts much."
+    "Random numbers on all weights, running means too: every layer counts, as if the network had learnt something."
     generator = torch.Generator().manual_seed(seed)
     for name, value in net.state_dict().items():
         if value.dtype != torch.float32: continue
-        shaken = value + 0.1 * torch.randn(value.shape, generator=generator)
+        shaken = value + 0.2 * (value.shape[0] / value.numel()) ** 0.5 * torch.randn(value.shape, generator=generator)
         value.copy_(shaken.abs() + 0.5 if name.endswith("running_var") else shaken)
     return net
 

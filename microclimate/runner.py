@@ -361,7 +361,7 @@ def _labels(runner, initial, attrs) -> dict:
     return keep | dict(Conventions="CF-1.11", title=f"{runner.name} forecast", model=runner.name, boundary="none",
                        provenance=json.dumps(facts, sort_keys=True), content_sha256="0" * 64)
 
-# %% ../nbs/31a_runner.ipynb #6d38528b
+# %% ../nbs/31a_runner.ipynb #f5286db7
 def forecast(
     model,  # an ONNX file, or a `Runner`
     initial,  # NetCDF with the states to start from
@@ -384,7 +384,6 @@ def forecast(
         for k, (valid, y) in enumerate(runner.rollout(states, time, still, hours // step)):
             file["lead_time"][k] = ((valid - time)[0] / np.timedelta64(1, "m"))
             for i, name in enumerate(runner.channels): file[name][:, k] = y[:, i]
-        for array in file.values(): array.flush()
         classic.relabel(part, sizes, plans, labels | dict(content_sha256=_content(file, plans)))
     return Path(path)
 
