@@ -27,6 +27,7 @@ setup(
             "nbdev_export=nbdev.doclinks:nbdev_export",
             "nbdev_test=nbdev.test:nbdev_test",
             "nbdev_clean=nbdev.clean:nbdev_clean",
+            "forecast_onnx=microclimate.runner:main",
         ]
     },
 )

@@ -186,8 +186,8 @@ class ClimaX(Net):
     def gather(self, tokens):
         "One token at every place (b, l, D), by attention over the variables."
         seen = tokens.transpose(1, 2).flatten(0, 1)
-        found, _ = self.var_agg(self.var_query.expand(len(seen), -1, -1), seen, seen, need_weights=False)
-        return found.unflatten(0, (len(tokens), -1)).squeeze(2)
+        found, _ = self.var_agg(self.var_query.expand(seen.shape[0], -1, -1), seen, seen, need_weights=False)
+        return found.unflatten(0, (tokens.shape[0], -1)).squeeze(2)
 
     def lead(self, like):
         "The step's length, in hundreds of hours, as a token (D,)."

@@ -103,7 +103,7 @@ class Graph(nn.Module):
         messages: torch.Tensor,  # (b, e, d) one for each edge
     ) -> torch.Tensor:  # (b, nodes, d)
         "Mean of the messages that reach each node."
-        nodes = messages.new_zeros(len(messages), len(self.share), messages.shape[2])
+        nodes = messages.new_zeros(messages.shape[0], len(self.share), messages.shape[2])
         return nodes.index_add(1, self.dst, messages) * self.share.to(messages.dtype)
 
     def plain(self, sent, encoded):

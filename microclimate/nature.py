@@ -21,7 +21,8 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates, uniform_filter
 
 # %% ../nbs/02_nature.ipynb #1fe58957
 from .core import CHANNELS, WeatherError, assets, variable, with_cf
-from .grid import GRAVITY, OMEGA, RADIUS, Grid, cos_zenith, day_of_year
+from .grid import GRAVITY, OMEGA, RADIUS, Grid
+from .sun import cos_zenith, day_of_year
 
 # %% ../nbs/02_nature.ipynb #cd69b422
 R_DRY, STEFAN = 287.05, 5.670374e-8  # J kg⁻¹ K⁻¹, W m⁻² K⁻⁴

@@ -90,7 +90,8 @@ def _left(
     matrix: torch.Tensor,  # (m, k)
     stack: torch.Tensor,  # (n, k, c)
 ) -> torch.Tensor:  # (n, m, c)
-    "`matrix @ each`, without a copy of either."
+    "`matrix @ each`, without a copy of either; exported, another library sees to that."
+    if torch.compiler.is_exporting(): return matrix @ stack
     return torch.bmm(matrix.expand(len(stack), -1, -1), stack)
 
 def _along_rows(matrix, x):  # (m, w), (b, h, w, c) -> (b, h, m, c)
@@ -331,7 +332,7 @@ def scaled(
     x: torch.Tensor,  # (b, c, h, w)
 ) -> torch.Tensor:  # (b, C, h, w)
     "`gain * layer(x)`; the gain goes into the weights where they are at hand: there are fewer of them than of pixels."
-    if type(layer) is not Pointwise: return gain * layer(x)
+    if type(layer) is not Pointwise or torch.compiler.is_exporting(): return gain * layer(x)
     return _pointwise(x, gain[..., None] * layer.weight, gain.flatten() * layer.bias)
 
 # %% ../nbs/10_spectral.ipynb #3f5b141c

@@ -16,15 +16,22 @@ MODULES = sorted(path.stem for path in (ROOT / "microclimate").glob("*.py") if n
 # What a module may import, and with it all that those may import.
 MAY_IMPORT = {
     "core": "",
+    "sun": "",
+    "classic": "",
+    "runner": "sun classic",
     "grid": "core",
-    "nature": "core grid",
+    "nature": "core grid sun",
     "read": "core grid",
     "standard": "core grid read",
     "data": "core grid nature standard",
     "forecasts": "data",
     "climate": "core grid",
+<<<<<<< HEAD
     "regrid": "core grid",
     "batch": "core grid",
+=======
+    "batch": "core grid sun",
+>>>>>>> e88e0074cfdc95733b530a099aca50bab22114c2
     "loader": "data batch",
     "net": "",
     "spectral": "",
@@ -61,8 +68,12 @@ MAY_IMPORT = {
     "plot": "maps",
     "scorecards": "plot",
     "compress": "batch models loader",
+<<<<<<< HEAD
     "export": "batch models",
     "payload": "forecasts",
+=======
+    "export": "batch models runner",
+>>>>>>> e88e0074cfdc95733b530a099aca50bab22114c2
     "shard": "data rollout models evaluate",
     "serve": "data rollout models evaluate shard",
     "monitor": "data rollout models evaluate shard serve",

@@ -1,0 +1,118 @@
+"""Exported models: all families in both engines, and forecasts from the file alone that are those of torch."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from microclimate.batch import Normalizer
+from microclimate.core import CHANNELS, provenance, save_dataset, verify
+from microclimate.data import open_weather
+from microclimate.export import export_model, shake
+from microclimate.grid import regular_grid
+from microclimate.models import MODELS, build_model, load_model
+from microclimate.rollout import forecast
+from microclimate.runner import Runner, read_start
+
+ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
+NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
+START = np.datetime64("2025-01-10", "ns")
+
+
+def shaken(name, grid, **overrides):
+    model = build_model(name, NORMAL, grid, aux=ALL, **overrides)
+    shake(model.net)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["edge-dw", "edge-dense", "gnn-tiny", "sfno-tiny", "climax-tiny"])
+def test_both_engines_answer_as_torch(name, tmp_path):
+    model = shaken(name, regular_grid(62, 60, 4, 7, 0.125), history=2)
+    for engine, off in export_model(model, tmp_path / "model.onnx").items():
+        assert off["largest"] < 2e-5 and off["tendency"] < 1e-5, engine
+
+
+@pytest.mark.skipif("MICROCLIMATE_SLOW" not in os.environ, reason="takes half an hour and 8 GB: set MICROCLIMATE_SLOW to run it")
+@pytest.mark.parametrize("size", [(64, 112), (256, 256)])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_all_presets_answer_as_torch(name, size, tmp_path):
+    grid = regular_grid(60 + 0.01 * (size[0] - 1), 60, 5, 5 + 0.01 * (size[1] - 1), 0.01)
+    engines = ("onnxruntime",) if "full" in name or name == "climax" else ("onnxruntime", "tract")
+    assert set(export_model(shaken(name, grid), tmp_path / "model.onnx", engines)) == set(engines)
+
+
+def test_the_whole_globe(tmp_path):
+    "Its spectral layers are products with more indices than those of a region."
+    globe = regular_grid(87.1875, -87.1875, 0, 354.375, 5.625)
+    small = dict(layers=1, blocks=1, dims=(8, 8, 8), heads=2, modes=(4, 2, 1))
+    off = export_model(shaken("sfno-tiny", globe, transform="spherical", **small), tmp_path / "model.onnx")
+    assert max(found["largest"] for found in off.values()) < 2e-5
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory):
+    "The shipped model and a small one as files, and the weather that they start from."
+    folder = tmp_path_factory.mktemp("week")
+    model = load_model("sfno-tiny")
+    weather = open_weather("nature", time=np.array([START]))
+    save_dataset(weather, folder / "weather.nc", provenance(source="nature"))
+    weather.to_netcdf(folder / "classic.nc", format="NETCDF3_64BIT")
+    export_model(model, folder / "sfno.onnx")
+    export_model(build_model("edge-dense", model.normalizer, model.grid, aux=model.aux), folder / "edge.onnx")
+    return folder, model, weather
+
+
+@pytest.mark.filterwarnings("ignore:After .* the air")
+def test_a_week_from_the_file_is_that_of_torch(week):
+    folder, model, weather = week
+    want = forecast(model, weather, START, 168)
+    for engine in ("onnxruntime", "tract"):
+        runner = Runner(folder / "sfno.onnx", engine)
+        states, time, still, *_ = read_start(folder / "weather.nc", runner)
+        hours = 168 if engine == "onnxruntime" else 24
+        for k, (_, y) in enumerate(runner.rollout(states, time, still, hours)):
+            off = max(abs(y[0, i] - want[n].values[0, k]).max() / model.normalizer.std[i] for i, n in enumerate(model.channels))
+            assert off < 1e-4 * (k + 1), f"{engine}, hour {k + 1}"
+
+
+COMMAND = r"""
+import re, sys
+from microclimate.runner import main
+main(sys.argv[1:])
+assert not {"torch", "xarray", "pandas", "scipy", "netCDF4", "onnx"} & set(sys.modules), "a heavy library was imported"
+print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) / 1024)  # getrusage would count the parent's memory
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("engine", ["onnxruntime", "tract"])
+def test_a_day_on_a_small_device(engine, week, tmp_path):
+    "From two files to a third, by a process without torch, in less than 200 MB."
+    folder = week[0]
+    words = [str(folder / "edge.onnx"), str(folder / "classic.nc"), str(tmp_path / "day.nc"), "--engine", engine]
+    done = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 200, "MB"
+    assert verify(tmp_path / "day.nc")["engine"] == engine
+    with xr.open_dataset(tmp_path / "day.nc", decode_timedelta=True) as day:
+        assert day.sizes["lead_time"] == 24 and day.init_time.values[0] == START and "2t" in day
+
+
+FULL = """
+import resource, signal, sys
+from microclimate.runner import forecast
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+forecast(*sys.argv[1:])
+"""
+
+
+def test_no_space_left_for_a_forecast(week, tmp_path):
+    folder, path = week[0], tmp_path / "day.nc"
+    path.write_text("earlier")
+    done = subprocess.run([sys.executable, "-c", FULL, folder / "edge.onnx", folder / "classic.nc", path], capture_output=True, text=True)
+    assert done.returncode != 0 and f"ValueError: Cannot write {path}" in done.stderr
+    assert path.read_text() == "earlier" and [p.name for p in tmp_path.iterdir()] == ["day.nc"]
