@@ -26,12 +26,8 @@ MAY_IMPORT = {
     "data": "core grid nature standard",
     "forecasts": "data",
     "climate": "core grid",
-<<<<<<< HEAD
     "regrid": "core grid",
-    "batch": "core grid",
-=======
     "batch": "core grid sun",
->>>>>>> e88e0074cfdc95733b530a099aca50bab22114c2
     "loader": "data batch",
     "net": "",
     "spectral": "",
@@ -68,12 +64,8 @@ MAY_IMPORT = {
     "plot": "maps",
     "scorecards": "plot",
     "compress": "batch models loader",
-<<<<<<< HEAD
-    "export": "batch models",
-    "payload": "forecasts",
-=======
     "export": "batch models runner",
->>>>>>> e88e0074cfdc95733b530a099aca50bab22114c2
+    "payload": "forecasts",
     "shard": "data rollout models evaluate",
     "serve": "data rollout models evaluate shard",
     "monitor": "data rollout models evaluate shard serve",
