@@ -49,19 +49,21 @@ def step_times(
     step = variant_step(name)
     return start + np.arange(-max(before_hours // step, 1), lead_hours // step + 1) * np.timedelta64(step, "h")
 
-# %% ../nbs/18a_pretrained.ipynb #e2418a96
+# %% ../nbs/18a_pretrained.ipynb #34c6d062
 class FastNet(nn.Module):
     "The fast step in a network's place. It holds no trainable weights."
 
     def __init__(self, net: AuroraNet, batch: Batch, precision: str):  # batch: one of the data that will follow
         super().__init__()
-        self.config, self.random, self.hand_on = net.config, net.random, net.hand_on
+        self.config, self.random = net.config, net.random
         self.fast = quicken(net.core, to_aurora(batch), precision, net.config["wrap"])
 
     def forward(self, x, known):  # as for `AuroraNet`
         surface, columns = split_channels(x.unflatten(1, (2, -1)))
         surface, columns = self.fast.step(surface, columns, known[:, 0, 0, 0])
         return torch.cat([surface, columns.flatten(1, 2)], 1)
+
+    hand_on = AuroraNet.hand_on
 
 def _first(ds, step):
     "The first two states a step apart."
