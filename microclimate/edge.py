@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .net import Net, near_zero, seeded
+from .net import Net, first_units, near_zero, seeded
 
 # %% ../nbs/14_edge.ipynb #5689987d
 class Unit(nn.Sequential):
@@ -48,6 +48,12 @@ class Block(nn.Module):
         x: torch.Tensor,  # (b, d, h, w)
     ) -> torch.Tensor:  # (b, d, h, w)
         return x + self.drop(self.body(x))
+
+    def hidden(self):
+        "The channels before the ReLU, which pruning may take (see `Net.hidden`)."
+        first, last = len(self.body) - 3, len(self.body) - 1
+        rows = {f"body.{first}.{name}": (0, 1) for name, value in self.body[first].state_dict().items() if value.ndim}
+        return {"inner": (self.body[last][0].in_channels, rows | {f"body.{last}.0.weight": (1, 1)})}
 
 # %% ../nbs/14_edge.ipynb #2c52c52d
 class Level(nn.Sequential):
@@ -93,11 +99,13 @@ class Edge(Net):
         blocks: tuple[int, int, int] = (2, 2, 4),  # blocks of the levels, on the way down and on the way up
         expand: int | None = 3,  # depthwise blocks with so many times the channels inside; None: dense blocks
         dropout: float = 0.0,  # in training
+        kept: dict | None = None,  # hidden units that pruning has left, by layer
         seed: int | None = 0,  # first weights; None: torch's global generator
     ):
         super().__init__(locals())
         self.margin(4)
         with seeded(seed): self._build(**self.config)
+        self.keep(first_units(kept))
 
     def _build(self, channels, history, aux, dims, blocks, expand, dropout, **_):
         level = lambda unit, i: Level(unit, blocks[i], expand, dropout)

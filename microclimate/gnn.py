@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .mesh import OFFSETS, Edges, Mesh, make_mesh
-from .net import Net, near_zero, seeded
+from .net import HIDDEN, Net, first_units, near_zero, seeded
 
 # %% ../nbs/13_gnn.ipynb #dc73e906
 def inward(mesh: Mesh) -> list:  # of (senders, receivers, kinds); None stands for all nodes in order
@@ -134,6 +134,8 @@ class MLP(nn.Sequential):
         self.fc1, self.act, self.fc2 = nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width_out)
         if norm: self.norm = nn.LayerNorm(width_out)
 
+    def hidden(self): return {"mlp": (self.fc1.out_features, HIDDEN)}
+
 # %% ../nbs/13_gnn.ipynb #fcffd402
 class Encoder(MLP):
     "MLP 4→D→D of the edges' features, standardised over the kinds of edges; `D² + 8D` weights."
@@ -176,6 +178,11 @@ class Block(nn.Module):
         heard = F.silu(self.receive(h_r) + graph(self.send(h_s), self.edge(graph.features)))
         return h_r + self.drop(self.update(torch.cat([h_r, self.norm(self.message(heard))], 2)))
 
+    def hidden(self):
+        "What is heard, feature by feature, which pruning may take (see `Net.hidden`)."
+        rows = ("send.weight", "receive.weight", "receive.bias", "edge.fc2.weight", "edge.fc2.bias", "edge.spread", "edge.centre")
+        return {"heard": (self.send.out_features, dict.fromkeys(rows, (0, 1)) | {"message.weight": (1, 1)})}
+
 # %% ../nbs/13_gnn.ipynb #9ab62d0e
 PRESETS = {
     "gnn-tiny": dict(width=64, layers=4),
@@ -203,6 +210,7 @@ class GNN(Net):
         width: int = 64,  # D: features of a node
         layers: int = 4,  # L: blocks on the mesh
         dropout: float = 0.0,  # in training
+        kept: dict | None = None,  # hidden units that pruning has left, by layer
         seed: int | None = 0,  # first weights; None: torch's global generator
     ):
         super().__init__(locals())
@@ -217,6 +225,7 @@ class GNN(Net):
             self.processor = nn.ModuleList(Block(width, dropout) for _ in range(layers))
             self.out = MLP(width, width, channels)
             near_zero(self.out.fc2)
+        self.keep(first_units(kept))
 
     @staticmethod
     def place(

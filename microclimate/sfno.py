@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .net import Net, near_zero, seeded
+from .net import HIDDEN, Net, first_units, near_zero, seeded
 from .spectral import CNorm, Pointwise, SFNOBlock, whole_globe
 
 # %% ../nbs/11_sfno.ipynb #ca8749c7
@@ -50,7 +50,7 @@ class TransformerLayer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.heads = heads
+        self.size = width // heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -62,6 +62,13 @@ class TransformerLayer(nn.Module):
     ) -> torch.Tensor:  # (b, n, d)
         x = x + self.drop(self.proj(attend(*self.qkv(self.norm1(x)).chunk(3, 2), self.heads)))
         return x + self.drop(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+    heads = property(lambda self: self.proj.in_features // self.size)
+
+    def hidden(self):
+        "Heads and the middle of the MLP, which pruning may take (see `Net.hidden`)."
+        heads = {"qkv.weight": (0, 3), "qkv.bias": (0, 3), "proj.weight": (1, 1)}
+        return {"heads": (self.heads, heads), "mlp": (self.fc1.out_features, HIDDEN)}
 
 # %% ../nbs/11_sfno.ipynb #d9a4317c
 class CrossLevel(nn.Module):
@@ -177,6 +184,7 @@ class SFNO(Net):
         transform: str = "planar",  # 'planar' | 'periodic' | 'spherical'
         globe: tuple | bool | None = None,  # (latitudes, west, east), degrees; None: even bands once around; False: a region
         dropout: float = 0.0,  # in training
+        kept: dict | None = None,  # hidden units that pruning has left, by layer
         seed: int | None = 0,  # first weights; None: torch's global generator
     ):
         super().__init__(locals())
@@ -189,6 +197,7 @@ class SFNO(Net):
             self._encoder(history * channels + aux, dims, stride, levels)
             self._processor(dims, shapes[2], layers, heads, cross, stride, dropout)
             self._decoder(dims, d1, channels, fuse, stride, levels)
+        self.keep(first_units(kept))
 
     def _maps(self, transform, globe, stride):
         "Shape and globe of the three levels."

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .net import HIDDEN
+
 # %% ../nbs/10_spectral.ipynb #0edfaa64
 def clip_modes(
     n: int,  # points along the dimension
@@ -368,6 +370,8 @@ class SFNOBlock(nn.Module):
     def mlp(self, x):
         "What the second half adds, pixel by pixel."
         return scaled(self.fc2, self.gamma2, F.gelu(self.fc1(self.norm2(x))))
+
+    def hidden(self): return {"mlp": (self.fc1.out_channels, HIDDEN)}
 
     def strip(self, x):
         "Rows whose hidden channels, four million numbers, stay near the processor."
