@@ -180,10 +180,11 @@ class Backbone:
         c, shapes = backbone.time_mlp(lead), [tuple(s) for s in backbone.get_encoder_specs(shape)[0]]
         blocks = lambda layer, shape, dtype: [Block(block, c, shape, wrap, dtype) for block in layer.blocks]
         self.down, self.up = [], []
-        for layer, here, kind in zip(backbone.encoder_layers, shapes, [torch.float32] + [dtype] * len(shapes)):
-            self.down.append((blocks(layer, here, kind), layer.downsample and Merge(layer.downsample, here, dtype)))
-        for layer, here, finer in zip(backbone.decoder_layers, shapes[::-1], [*shapes[-2::-1], None]):
-            self.up.append((blocks(layer, here, dtype), layer.upsample and Split(layer.upsample, here, finer, dtype)))
+        fine, kinds = torch.float32, [torch.float32] + [dtype] * (len(shapes) - 1)
+        for layer, here, kind in zip(backbone.encoder_layers, shapes, kinds):
+            self.down.append((blocks(layer, here, kind), layer.downsample and Merge(layer.downsample, here, fine)))
+        for layer, here, finer, kind in zip(backbone.decoder_layers, shapes[::-1], [*shapes[-2::-1], None], kinds[::-1]):
+            self.up.append((blocks(layer, here, kind), layer.upsample and Split(layer.upsample, here, finer, fine)))
 
     def __call__(self, x: torch.Tensor, b: int) -> torch.Tensor:
         skips = []
