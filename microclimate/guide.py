@@ -124,7 +124,7 @@ def aurora_gflop(files: dict) -> float:  # GFLOP of a step of one state
     with torch.inference_mode(), FlopCounterMode(display=False) as count: model(batch)
     return count.get_total_flops() / 1e9
 
-# %% ../nbs/28a_guide.ipynb #72e38614
+# %% ../nbs/28a_guide.ipynb #2bbff33c
 def aurora_rows(
     files: dict,  # of `prepare`
     threads: tuple = (1, 2),
@@ -155,7 +155,7 @@ def arithmetic_rows(files: dict, rows: list, threads: tuple = (1, 2), sizes: tup
         made += [row("matrix products", "", "GFLOP/s", rate, precision=dtype, threads=n) for dtype, rate in ceiling.items()]
         for r in [r for r in rows if r["task"] == "24-hour forecast" and r["threads"] == n]:
             share = 4 * gflop / r["median"] / ceiling["bfloat16" if "bf16" in r["precision"] else "float32"]
-            about = dict(precision=r["precision"], threads=n, note=f"{gflop:.1f} GFLOP a step")
+            about = dict(precision=r["precision"], threads=n, note=f"of the package's {gflop:.0f} GFLOP a step, some of which ours does without")
             made.append(row("share of the matrix products", r["model"], "1", share, **about))
     return made
 
@@ -206,13 +206,13 @@ def payload_rows(files: dict, folder: Path) -> list:
     told = "stride {}; 4 steps of 69 fields of random weights, whose noise packs badly"
     return [row(Path(p).name, "aurora small", "MB", size(p), device="", note=told.format(n)) for n, paths in made.items() for p in paths]
 
-# %% ../nbs/28a_guide.ipynb #99800d98
+# %% ../nbs/28a_guide.ipynb #66916a11
 def claims_figure(table: pd.DataFrame):  # a Figure
     "Every row with a claim and a measurement: how many times less it takes."
     import matplotlib.pyplot as plt
     both = table[table.claimed.notna() & table["median"].notna()].iloc[::-1]
     which = both.precision.where(both.precision != "", both.note.str.partition(";")[0])
-    labels = both.task + ", " + which + both.threads.map(lambda n: f", {n:.0f} threads" if n > 0 else "")
+    labels = both.task + ", " + which + both.threads.map({1: ", 1 thread", 2: ", 2 threads"}).fillna("")
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(both) + 1), layout="constrained")
     ax.barh(labels, both.claimed / both["median"], color="#0072b2")
     ax.axvline(1, color="black", lw=1)
