@@ -124,7 +124,7 @@ def aurora_gflop(files: dict) -> float:  # GFLOP of a step of one state
     with torch.inference_mode(), FlopCounterMode(display=False) as count: model(batch)
     return count.get_total_flops() / 1e9
 
-# %% ../nbs/28a_guide.ipynb #2bbff33c
+# %% ../nbs/28a_guide.ipynb #a3e59782
 def aurora_rows(
     files: dict,  # of `prepare`
     threads: tuple = (1, 2),
@@ -155,7 +155,8 @@ def arithmetic_rows(files: dict, rows: list, threads: tuple = (1, 2), sizes: tup
         made += [row("matrix products", "", "GFLOP/s", rate, precision=dtype, threads=n) for dtype, rate in ceiling.items()]
         for r in [r for r in rows if r["task"] == "24-hour forecast" and r["threads"] == n]:
             share = 4 * gflop / r["median"] / ceiling["bfloat16" if "bf16" in r["precision"] else "float32"]
-            about = dict(precision=r["precision"], threads=n, note=f"of the package's {gflop:.0f} GFLOP a step, some of which ours does without")
+            told = f"of the package's {gflop:.0f} GFLOP a step, some of which ours does without"
+            about = dict(precision=r["precision"], threads=n, note=told)
             made.append(row("share of the matrix products", r["model"], "1", share, **about))
     return made
 
