@@ -180,7 +180,8 @@ def test_an_adapter_learns_svalbard_and_survives_a_kill(weights, tmp_path):
 def test_the_finetuning_notebook_takes_aurora(weights, tmp_path):
     "An adapter and a model folder come out; random weights are not scored."
     run("run_finetune", tmp_path, model="aurora", checkpoint=str(weights), source="nature:5", region=REGION, start="2024-01-01", rank=8,
-        end="2024-01-07T18", validate=None, holdout="2024-01-07", epochs=1, batch_size=4, lead_hours=6, trainings=["lora"])
+        end="2024-01-07T18", validate=None, val_steps=1, holdout="2024-01-06/2024-01-07", epochs=1, batch_size=32, lead_hours=6,
+        trainings=["lora"])
     assert (tmp_path / "adapter" / "adapter.safetensors").is_file()
     assert load_model(tmp_path / "lora").name.endswith("(random weights)")
     assert "before" not in (tmp_path / "scores.csv").read_text(encoding="utf-8")
