@@ -1,0 +1,77 @@
+"""Compressed models across modules: every family is pruned and built again from its folder, and run_export makes its table."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from test_runs import papermill
+
+from microclimate.batch import Normalizer
+from microclimate.compress import exported, prune
+from microclimate.data import open_weather
+from microclimate.export import export_model, shake
+from microclimate.grid import regular_grid
+from microclimate.loader import WeatherData
+from microclimate.models import build_model, load_model, save_model
+from microclimate.net import count_parameters
+from microclimate.rollout import forecast
+from microclimate.runner import read_facts
+
+FEW = ("2t", "10u", "10v", "msl")
+
+
+@pytest.fixture(scope="module")
+def wander():
+    "Weather that wanders at random."
+    grid, rng = regular_grid(62, 60, 4, 7, 0.25), np.random.default_rng(0)
+    time = np.datetime64("2024-06-01", "ns") + np.arange(60) * np.timedelta64(1, "h")
+    walk = lambda mean, size: (("time", *grid.dims), (mean + size * rng.normal(size=(60, *grid.shape)).cumsum(0)).astype("float32"))
+    fields = {"2t": walk(285, 0.3), "10u": walk(3, 0.2), "10v": walk(1, 0.2), "msl": walk(101000, 30)}
+    return xr.Dataset(fields, coords=grid.coords() | dict(time=time))
+
+
+@pytest.mark.parametrize("name", ["edge-dw", "edge-dense", "gnn-tiny", "sfno-tiny"])
+def test_pruned_models_are_smaller_and_come_back(name, wander, tmp_path):
+    data = WeatherData(wander, batch_size=4)
+    model = build_model(name, data.normalizer, data.grid, aux=("solar",))
+    shake(model.net)
+    small = prune(model.eval(), data, 0.3)
+    assert 0.6 < count_parameters(small.net) / count_parameters(model.net) <= 0.7
+    again = load_model(save_model(small, tmp_path / "small", {}))
+    assert count_parameters(again.net) == sum(v.numel() for v in small.net.parameters())
+    start = wander.time.values[[3]]
+    here = forecast(small, wander, start, 2)
+    xr.testing.assert_identical(forecast(again, wander, start, 2), here)
+    export_model(again, tmp_path / "small.onnx", engines=("onnxruntime",))
+    there = forecast(exported(again, tmp_path / "small.onnx"), wander, start, 2)
+    for i, n in enumerate(model.channels):
+        assert abs(here[n] - there[n]).max() < 1e-3 * model.normalizer.std[i]
+    assert count_parameters(prune(again, data, 0.2).net) <= 0.8 * count_parameters(again.net)
+
+
+def test_the_whole_table(tmp_path):
+    "run_export on a small model: all variants in all engines that take them."
+    weather = open_weather("nature:5", variables=[*FEW], region=[62, 58, 5, 11], time=("2024-06-01", "2024-06-02"))
+    model = build_model("edge-dense", Normalizer.fit(weather), regular_grid(62, 58, 5, 11, 0.25), aux=("solar",), dims=(16, 24, 32))
+    torch.nn.init.normal_(model.net.out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    save_model(model.eval(), tmp_path / "model", {})
+    done = papermill("run_export.ipynb", tmp_path / "out", model=tmp_path / "model", source="nature:5", region=[62, 58, 5, 11],
+                     start="2024-06-01", end="2024-06-14", spell_hours=None, holdout="2024-06-12/2024-06-14",
+                     validate="2024-06-10/2024-06-11", epochs=1, rollout=[1], val_steps=2, val_most=8, samples=16, test_starts=3,
+                     lead_hours=3, rounds=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert {"model", "variant", "runtime", "parameters", "file_mb", "ms_per_step", "threads", "peak_mb", "rmse_3h_ratio",
+            "tendency_error"} <= set(table.columns)
+    table = table[table.threads == 1].set_index(["variant", "runtime"])
+    wanted = {"torch": ("fp32", "bf16", "pruned"), "onnxruntime": ("fp32", "int8", "pruned-int8"), "tract": ("fp32", "pruned")}
+    assert {(name, runtime) for runtime, names in wanted.items() for name in names} <= set(table.index)
+    assert table.parameters["pruned", "torch"] <= 0.7 * table.parameters["fp32", "torch"]
+    assert table.tendency_error["int8", "onnxruntime"] < 0.05 and table.tendency_error["fp32", "tract"] < 1e-5
+    assert table.peak_mb["fp32", "onnxruntime"] < table.peak_mb["fp32", "torch"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {"table.csv", "time.png", "size.png", "int8.onnx"} <= set(manifest["files"])
+    assert read_facts(tmp_path / "out" / "int8.onnx")["provenance"]["arithmetic"] == "int8"
