@@ -235,7 +235,15 @@ class _Launcher(_MultiProcessingLauncher):
         trainer.state = worker_output.trainer_state
 
 # %% ../nbs/24_train.ipynb #eaa9ddd6
-STRATEGIES = dict(ddp=lambda devices: DDPStrategy(start_method="spawn"), fsdp=_Shards)
+class _Replicas(DDPStrategy):
+    "DDP whose processes read this module before Lightning, and with it `core`."
+    def __init__(self, devices): super().__init__(start_method="spawn")
+
+    def _configure_launcher(self): self._launcher = _Spawned(self, start_method="spawn")
+
+class _Spawned(_MultiProcessingLauncher): pass  # a process first reads the module of what it is sent
+
+STRATEGIES = dict(ddp=_Replicas, fsdp=_Shards)
 
 def _where(device, devices, strategy):
     "Lightning's words for the device, or for several."
