@@ -38,7 +38,7 @@ def test_card_scores_are_reproduced():
     said = pd.read_csv(FOLDER / "scores.csv")
     key = ["model", "variable", "lead_hours", "metric"]
     both = table.merge(said[said.metric == "rmse"], on=key, suffixes=("", "_said"))
-    assert len(both) == 2 * 13 * config()["lead_hours"]
+    assert len(both) == 2 * 14 * config()["lead_hours"]  # thirteen channels and the wind vector
     assert np.allclose(both.value, both.value_said, rtol=0.02)
 
     skill = table[(table.metric == "skill_persistence") & (table.model == "sfno-tiny")]
