@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['WEIGHTED', 'BETWEEN', 'JUDGES', 'STEP', 'samples_of', 'exported', 'halved', 'answers', 'tendency_error', 'peak_mb',
-           'layers_of', 'sensitivity', 'quantise', 'count_config', 'smaller', 'narrowed', 'importances', 'prune',
-           'Taught']
+           'layers_of', 'sensitivity', 'quantise', 'rounded', 'unrounded', 'count_config', 'smaller', 'narrowed',
+           'importances', 'prune', 'Taught']
 
-# %% ../nbs/30_compress.ipynb #e1ef4f98
+# %% ../nbs/30_compress.ipynb #fbc584db
 import copy, json, subprocess, sys, tempfile
 from bisect import bisect_left
+from functools import partial
 from pathlib import Path
 
-# %% ../nbs/30_compress.ipynb #feef4f24
+# %% ../nbs/30_compress.ipynb #231708ed
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils import parametrize
 
 # %% ../nbs/30_compress.ipynb #cefe1d3c
 from .batch import aux_fields
@@ -197,7 +199,7 @@ def _judge(path, fields):
     exact = answers(load_engine(path), chosen)
     return lambda other: float(tendency_error(exact, answers(load_engine(other), chosen), chosen[0]))
 
-# %% ../nbs/30_compress.ipynb #b139bd19
+# %% ../nbs/30_compress.ipynb #8c8802d8
 def quantise(
     model: Forecaster,
     path: str | Path,  # its ONNX file, from `export_model`
@@ -213,7 +215,7 @@ def quantise(
         made, error, spared = _until_good(path, fields, _prepared(path, Path(folder)), most)
         if not error < most:
             raise WeatherError(f"{model.name} in eight bits has a tendency error of {error:.1%}, with {len(spared)} layers in float32: "
-                               "quantise its weights only.")
+                               "train it as `rounded` gives it, or quantise its weights only.")
         own = dict(arithmetic="int8", tendency_error=error, float32=spared, calibration=data.facts() | dict(samples=samples))
         facts["provenance"] |= json.loads(json.dumps(own, default=str))
         with atomic(small) as part: save_onnx(_bare(made), facts, part)
@@ -238,6 +240,53 @@ def _bare(path):
         for value in node.outputs:
             if not value.is_graph_output(): value.shape = value.type = None
     return graph
+
+# %% ../nbs/30_compress.ipynb #f6070e6d
+class _EightBits(torch.nn.Module):
+    "Weights as they will be: whole numbers from -127 to 127, with a scale for each row."
+    def forward(self, weight):
+        scale = weight.detach().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        return torch.fake_quantize_per_channel_affine(weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127)
+
+def _round_input(low, high, layer, inputs):
+    "Inputs as they will be: 256 numbers from the lowest to the highest that samples have shown."
+    scale = max(high - low, 1e-12) / 255
+    return torch.fake_quantize_per_tensor_affine(inputs[0], scale, round(-low / scale), 0, 255)
+
+def _rounding(net):
+    "The layers that are rounded: all with weights, but the last."
+    return [part for part in net.modules() if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear))][:-1]
+
+def _ranges(net, fields):
+    "Lowest and highest input of each layer, zero included."
+    found = {part: [0.0, 0.0] for part in _rounding(net)}
+    def note(part, inputs): found[part] = [min(found[part][0], inputs[0].min().item()), max(found[part][1], inputs[0].max().item())]
+    hooks = [part.register_forward_pre_hook(note) for part in found]
+    answers(net, fields)
+    for hook in hooks: hook.remove()
+    return found
+
+# %% ../nbs/30_compress.ipynb #1d0fd0cc
+def rounded(
+    model: Forecaster,  # it is not changed
+    data: WeatherData,  # whose training part gives the ranges
+    samples: int = 64,
+) -> Forecaster:  # to be trained by `fit`
+    "A model that rounds as eight bits will. Raises `WeatherError` for data of other variables, grid, history or step."
+    fields, model = samples_of(model, data, samples), copy.deepcopy(model)
+    for layer, (low, high) in _ranges(model.net.eval(), fields).items():
+        layer.register_forward_pre_hook(partial(_round_input, low, high))
+        parametrize.register_parametrization(layer, "weight", _EightBits())
+    return model
+
+def unrounded(
+    model: Forecaster,  # what `rounded` gave, trained or not
+    plain: Forecaster,  # what it was given; not changed
+) -> Forecaster:  # another `plain`
+    "The weights that were learnt with rounding, in a model that does not round."
+    plain = copy.deepcopy(plain).eval()
+    plain.net.load_state_dict({name.replace("parametrizations.weight.original", "weight"): v for name, v in model.net.state_dict().items()})
+    return plain
 
 # %% ../nbs/30_compress.ipynb #5127affa
 STEP = 16  # channels: what processors multiply at once
