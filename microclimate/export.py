@@ -92,9 +92,13 @@ def _first(error): return str(error).strip().splitlines()[0][:200].rstrip(".")
 def _plain(graph):
     "The same graph in words that tract understands as well."
     import onnx_ir
+    for value in graph.graph.initializers.values(): value.metadata_props.clear()
     for node in graph.graph:
         if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
             node.attributes.add(onnx_ir.AttrTensor("value", onnx_ir.tensor(np.zeros(1, "float32"))))
+        for value in node.inputs:  # a layer is called as in torch
+            if value and value.is_initializer() and value.name.endswith(".weight") and len(value.uses()) == 1:
+                node.name = value.name.removesuffix(".weight")
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
