@@ -24,12 +24,13 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 # %% ../nbs/24a_trials.ipynb #21031540
+from .compress import Taught
 from .core import WeatherError, write_json
 from .evaluate import compare
 from .grid import GRAVITY
 from .loader import WeatherData
 from .maps import headline, style
-from .models import Forecaster, build_model
+from .models import Forecaster, build_model, load_model
 from .physics import LAWS, PhysicsHeads, allowed_heads
 from .plot import colours_of, sheet
 from .recipe import Recipe, TrainModule, steps_at, true_pairs
@@ -43,11 +44,17 @@ class Variant:
     model: str  # from `models.MODELS`
     net: dict  # keywords of the network
     recipe: dict  # keywords of `Recipe`
+    teacher: str | None = None  # a model folder or a shipped model that it learns from, see `compress.Taught`
+    share: float = 0.5  # of the teacher
 
     def __post_init__(self):
         unknown = set(self.recipe) - {field.name for field in fields(Recipe)}
         if unknown: raise WeatherError(f"The variant '{self.name}' sets {', '.join(sorted(unknown))}, which no recipe has: see Recipe.")
         Recipe(**self.recipe)
+
+    def lesson(self, data: WeatherData) -> WeatherData:
+        "What it learns from."
+        return Taught(data, load_model(self.teacher), self.share) if self.teacher else data
 
 # %% ../nbs/24a_trials.ipynb #94fd0e8e
 def variants(
@@ -56,7 +63,8 @@ def variants(
     **recipe,  # of all of them
 ) -> list:  # of `Variant`
     "Every change applied to the common recipe."
-    one = lambda name, model=model, net=None, **own: Variant(name, model, dict(net or {}), recipe | own)
+    def one(name, model=model, net=None, teacher=None, share=0.5, **own):
+        return Variant(name, model, dict(net or {}), recipe | own, teacher, share)
     return [one(name, **own) for name, own in changes.items()]
 
 # %% ../nbs/24a_trials.ipynb #266d0e9e
@@ -106,17 +114,19 @@ def equal_time(
     aux: tuple = (),
 ) -> pd.DataFrame:  # variant: parameters, seconds of a step by rollout length, batches of an epoch
     "How long an epoch may be. Raises `WeatherError` where the file is of another comparison."
-    asked = dict(seconds=seconds, variants=[f"{v.name}: {v.model} {v.net} {v.recipe}" for v in variants])
+    asked = dict(seconds=seconds, variants=[_words(v) for v in variants])
     if not Path(path).is_file(): write_json(asked | dict(found=[_cost(v, seconds, data, history, aux) for v in variants]), path)
     kept = json.loads(Path(path).read_text(encoding="utf-8"))
     if any(kept[key] != asked[key] for key in asked):
         raise WeatherError(f"{path} is of other variants or another time: choose another out_dir.")
     return pd.DataFrame(kept["found"], index=pd.Index([v.name for v in variants], name="variant"))
 
+def _words(v): return f"{v.name}: {v.model} {v.net} {v.recipe}" + (f" {v.share} of {v.teacher}" if v.teacher else "")
+
 def _cost(variant, seconds, data, history, aux):
     "What `equal_time` finds out about one variant."
     model, recipe = build_model(variant.model, data.normalizer, data.grid, history, aux, **variant.net), Recipe(**variant.recipe)
-    steps = step_seconds(model, data, recipe)
+    steps = step_seconds(model, variant.lesson(data), recipe)
     return dict(parameters=sum(p.numel() for p in model.parameters()), step_seconds={k: round(v, 4) for k, v in steps.items()},
                 batches=batches_in(seconds, steps, recipe))
 

@@ -11,7 +11,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from microclimate.batch import Normalizer
 from microclimate.core import CHANNELS, sha256, verify
+from microclimate.data import open_weather
+from microclimate.grid import regular_grid
+from microclimate.models import build_model, save_model
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["model", "boundary", "variable", "lead_hours", "metric", "value", "units"]
@@ -110,13 +114,17 @@ SMALL = dict(region=[62, 58, 5, 11], start="2024-06-01", end="2024-06-21", spell
 
 
 def test_variants_are_compared_in_equal_time_and_gone_on_with(tmp_path):
-    "Two variants, two seeds, two seconds each; the same command again trains nothing and finds the same."
-    changes = {"plain": {}, "momentum": {"physics": {"momentum": 0.1}}}
+    "Three variants, two seeds, two seconds each; the same command again trains nothing and finds the same."
+    names, region = SMALL["variables"], SMALL["region"]
+    weather = open_weather("nature", variables=names, region=region, time=("2024-06-01", "2024-06-02"))
+    teacher = build_model("edge-dense", Normalizer.fit(weather), regular_grid(*region, 0.25), aux=("solar",), dims=(8, 8, 16))
+    save_model(teacher, tmp_path / "teacher", {})
+    changes = {"plain": {}, "momentum": {"physics": {"momentum": 0.1}}, "taught": {"teacher": str(tmp_path / "teacher")}}
     asked = dict(changes=changes, seeds=2, seconds=2, recipe=dict(epochs=2, rollout=[1, 2], lr=2e-3), **SMALL)
     done = papermill("run_compare.ipynb", tmp_path, **asked)
     assert done.returncode == 0, done.stderr[-3000:]
     scores, residuals = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "residuals"))
-    assert set(scores.model) == {"plain-0", "plain-1", "momentum-0", "momentum-1", "persistence", "climatology"}
+    assert set(scores.model) == {"plain-0", "plain-1", "momentum-0", "momentum-1", "taught-0", "taught-1", "persistence", "climatology"}
     assert set(residuals.variant) == set(changes) and (residuals.forecast > 0).all()
     assert (tmp_path / "momentum-1" / "model" / "config.json").is_file() and (tmp_path / "curves.png").is_file()
     again = papermill("run_compare.ipynb", tmp_path, **asked)
