@@ -60,18 +60,19 @@ def test_the_whole_table(tmp_path):
     save_model(model.eval(), tmp_path / "model", {})
     done = papermill("run_export.ipynb", tmp_path / "out", model=tmp_path / "model", source="nature:5", region=[62, 58, 5, 11],
                      start="2024-06-01", end="2024-06-14", spell_hours=None, holdout="2024-06-12/2024-06-14",
-                     validate="2024-06-10/2024-06-11", epochs=1, rollout=[1], val_steps=2, val_most=8, samples=16, test_starts=3,
-                     lead_hours=3, rounds=1)
+                     validate="2024-06-10/2024-06-11", epochs=1, rounding_epochs=1, rollout=[1], val_steps=2, val_most=8, samples=16,
+                     test_starts=3, lead_hours=3, rounds=1)
     assert done.returncode == 0, done.stderr[-3000:]
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert {"model", "variant", "runtime", "parameters", "file_mb", "ms_per_step", "threads", "peak_mb", "rmse_3h_ratio",
             "tendency_error"} <= set(table.columns)
     table = table[table.threads == 1].set_index(["variant", "runtime"])
-    wanted = {"torch": ("fp32", "bf16", "pruned"), "onnxruntime": ("fp32", "int8", "pruned-int8"), "tract": ("fp32", "pruned")}
+    eight = ("int8", "pruned-int8", "rounded-int8")
+    wanted = {"torch": ("fp32", "bf16", "pruned"), "onnxruntime": ("fp32", *eight), "tract": ("fp32", "pruned")}
     assert {(name, runtime) for runtime, names in wanted.items() for name in names} <= set(table.index)
     assert table.parameters["pruned", "torch"] <= 0.7 * table.parameters["fp32", "torch"]
     assert table.tendency_error["int8", "onnxruntime"] < 0.05 and table.tendency_error["fp32", "tract"] < 1e-5
     assert table.peak_mb["fp32", "onnxruntime"] < table.peak_mb["fp32", "torch"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert {"table.csv", "time.png", "size.png", "int8.onnx"} <= set(manifest["files"])
+    assert {"table.csv", "tendency.csv", "skill.png", "int8.onnx", "rounded-int8.onnx"} <= set(manifest["files"])
     assert read_facts(tmp_path / "out" / "int8.onnx")["provenance"]["arithmetic"] == "int8"
