@@ -1,21 +1,24 @@
 """Exported models: all families in both engines, and forecasts from the file alone that are those of torch."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tract
 import xarray as xr
 
 from microclimate.batch import Normalizer
 from microclimate.core import CHANNELS, provenance, save_dataset, verify
 from microclimate.data import open_weather
-from microclimate.export import export_model, shake
+from microclimate.export import export_model, inputs_of, shake
 from microclimate.grid import regular_grid
 from microclimate.models import MODELS, build_model, load_model
 from microclimate.rollout import forecast
-from microclimate.runner import Runner, read_start
+from microclimate.runner import Runner, load_engine, read_start
 
 ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
 NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
@@ -99,6 +102,30 @@ def test_a_day_on_a_small_device(engine, week, tmp_path):
     assert verify(tmp_path / "day.nc")["engine"] == engine
     with xr.open_dataset(tmp_path / "day.nc", decode_timedelta=True) as day:
         assert day.sizes["lead_time"] == 24 and day.init_time.values[0] == START and "2t" in day
+
+
+RUST = Path(__file__).parents[1] / "examples" / "rust"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("rustc"), reason="needs Linux and rustc")
+def test_a_step_in_rust(week, tmp_path):
+    "The program of examples/rust on tract's library: the same numbers as in Python."
+    library = next(Path(tract.__file__).parent.glob("*.so"))
+    links = ["-L", str(library.parent), "-C", f"link-arg=-l:{library.name}", "-C", f"link-arg=-Wl,-rpath,{library.parent}"]
+    build = ["rustc", "--edition", "2021", "-O", "--cfg", 'feature="library"', RUST / "src" / "main.rs", "-o", tmp_path / "step"]
+    subprocess.run([*build, *links], check=True)
+    path, fields = week[0] / "edge.onnx", inputs_of(week[1], 1)
+    words = []
+    for name, field in zip(("x", "aux"), fields):
+        field.numpy().tofile(tmp_path / name)
+        words.append(f"{tmp_path / name}={','.join(map(str, field.shape))}")
+    run = lambda *words: subprocess.run([tmp_path / "step", path, tmp_path / "y", *words], capture_output=True, text=True)
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    y = np.fromfile(tmp_path / "y", "float32").reshape(1, 13, *fields[0].shape[2:])
+    numbers = [f.numpy() for f in fields]
+    assert np.array_equal(y, load_engine(path, "tract")(*numbers)) and abs(y - load_engine(path)(*numbers)).max() < 1e-5
+    assert run(words[0]).stderr == "the model takes 2 inputs, 1 were given\n" and run(words[0] + "0").returncode == 1
 
 
 FULL = """
