@@ -36,7 +36,7 @@ forecast: .venv/.installed  ## the main job: the Norway forecast, into outputs/r
 
 test: .venv/.installed check gate  ## every check: ruff, export gate, nbdev_test, pytest
 	$(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.installed  ## ruff
 	$(BIN)/ruff check .

@@ -222,26 +222,27 @@ def quantise(
     data: WeatherData,  # whose training part gives the ranges
     samples: int = 64,
     most: float = 0.05,  # tendency error
+    narrow: bool = False,  # weights of seven bits, for processors that need them
 ) -> dict:  # tendency error, share of the size, layers left in float32
     """A model in eight bits. Raises `WeatherError` for samples of other variables, grid, history or step, and where half of the layers
     would have to stay in float32."""
     fields, facts, path = samples_of(model, data, samples), read_facts(path), Path(path)
     with tempfile.TemporaryDirectory() as folder:
-        made, error, spared = _until_good(path, fields, _prepared(path, Path(folder)), most)
+        made, error, spared = _until_good(path, fields, _prepared(path, Path(folder)), most, narrow)
         if not error < most:
             raise WeatherError(f"{model.name} in eight bits has a tendency error of {error:.1%}, with {len(spared)} layers in float32: "
                                "train it as `rounded` gives it, or quantise its weights only.")
-        own = dict(arithmetic="int8", tendency_error=error, float32=spared, calibration=data.facts() | dict(samples=samples))
+        own = dict(arithmetic="int8", narrow=narrow, tendency_error=error, float32=spared, calibration=data.facts() | dict(samples=samples))
         facts["provenance"] |= json.loads(json.dumps(own, default=str))
         with atomic(small) as part: save_onnx(_bare(made), facts, part)
     return dict(tendency_error=error, size=Path(small).stat().st_size / path.stat().st_size, float32=spared)
 
-def _until_good(path, fields, plain, most):
+def _until_good(path, fields, plain, most, narrow):
     "Quantise, and spare the layers that suffer most until the error is below `most`, or half of them are spared."
     layers, before, after = layers_of(plain)
     judge, spared, order = _judge(path, fields), [], None
     while True:
-        made = _made(plain, fields, nodes_to_exclude=[*before, *spared, *after])
+        made = _made(plain, fields, nodes_to_exclude=[*before, *spared, *after], reduce_range=narrow)
         error = judge(made)
         if error < most or len(spared) > len(layers) / 2: return made, error, spared
         if order is None: order = list(sensitivity(path, fields).index)
