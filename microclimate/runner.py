@@ -262,7 +262,15 @@ def open_fields(path) -> tuple:  # dict of `Field`s, not yet read, and the file'
 def _numbers(field, where=()):
     "Part of a field as numbers of this machine, what is missing as NaN."
     values = field.values[where]
-    return np.array(np.ma.filled(values, np.nan) if np.ma.isMaskedArray(values) and values.dtype.kind == "f" else values)
+    if isinstance(field.values, np.ndarray): values = _unpacked(values, field.attrs)  # netCDF4 does that itself
+    return np.ma.filled(values.astype("f8"), np.nan) if np.ma.is_masked(values) else np.array(values)
+
+def _unpacked(values, attrs):
+    "What the numbers of a file stand for, masked where they say that there is none."
+    gaps = [attrs[key] for key in ("_FillValue", "missing_value") if key in attrs]
+    if gaps: values = np.ma.masked_where(np.isin(values, gaps), values)
+    scale, offset = (float(attrs.get(key, plain)) for key, plain in (("scale_factor", 1), ("add_offset", 0)))
+    return values if (scale, offset) == (1, 0) else values * scale + offset
 
 # %% ../nbs/31a_runner.ipynb #456c3890
 _units = dict(day=86400, hour=3600, minute=60, second=1)

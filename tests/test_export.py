@@ -128,6 +128,19 @@ def test_a_step_in_rust(week, tmp_path):
     assert run(words[0]).stderr == "the model takes 2 inputs, 1 were given\n" and run(words[0] + "0").returncode == 1
 
 
+@pytest.mark.parametrize("kind", ["NETCDF3_64BIT", "NETCDF4"])
+def test_packed_numbers(kind, week, tmp_path):
+    "Whole numbers with a scale, and gaps that are a number, mean the same in both kinds of file."
+    runner, weather = Runner(week[0] / "edge.onnx"), week[2]
+    packed = {"2t": dict(dtype="int16", scale_factor=0.01, add_offset=280.0, _FillValue=-32000)}
+    weather.to_netcdf(tmp_path / "packed.nc", format=kind, encoding=packed)
+    assert abs(read_start(tmp_path / "packed.nc", runner)[0][0, 0, 0] - weather["2t"].values[0]).max() < 0.006
+    for name, encoding in (("whole.nc", packed), ("float.nc", {"2t": dict(_FillValue=-999.0)})):
+        weather.assign({"2t": weather["2t"].where(weather.latitude > 60)}).to_netcdf(tmp_path / name, format=kind, encoding=encoding)
+        with pytest.raises(ValueError, match="2t in .* has missing values"):
+            read_start(tmp_path / name, runner)
+
+
 FULL = """
 import resource, signal, sys
 from microclimate.runner import forecast
