@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'Field', 'stored', 'Plan', 'create', 'relabel', 'atomic', 'read']
 
 # %% ../nbs/30a_classic.ipynb #27a087af
-import math, os, struct, uuid
+import errno, math, os, shutil, struct, uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +84,7 @@ def create(
     "Lay out a classic NetCDF file. Raises ValueError for a type that it has not."
     length = len(_header(sizes, plans, attrs)[0])
     header, begins, end = _header(sizes, plans, attrs, length)
+    if end > shutil.disk_usage(Path(path).parent).free: raise OSError(errno.ENOSPC, f"{end / 1e9:.1f} GB do not fit on the disk")
     with open(path, "wb") as file:
         file.write(header)
         for at in range(length, end, 2**20): file.write(bytes(min(2**20, end - at)))  # room is taken now: a full disk says so here
@@ -113,7 +114,7 @@ class _Bytes:
     def __init__(self, data, at, long): self.data, self.at, self.long = data, at, long  # long: places of eight bytes
 
     def take(self, size):
-        if self.at + size > len(self.data): raise ValueError("its header is cut off")
+        if not 0 <= size <= len(self.data) - self.at: raise ValueError("its header is cut off")
         self.at += size
         return self.data[self.at - size:self.at]
 
@@ -171,5 +172,5 @@ def read(
         dims = header.list(lambda: (header.text(), header.whole()))
         attrs = dict(header.list(header.attr))
         return dict(_lay(data, records, dims, header.list(lambda: _variable(header)))), attrs
-    except (TypeError, KeyError, ValueError) as error:
+    except (IndexError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is a damaged NetCDF file ({error}): copy it again.") from error
