@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'ENGINES', 'SOLAR', 'digest', 'read_facts', 'OnnxRuntime', 'Tract', 'load_engine', 'normalise', 'unnormalise',
-           'known', 'sunlight', 'possible', 'Runner', 'open_fields', 'times', 'read_start', 'forecast', 'main']
+           'known', 'sunlight', 'possible', 'Runner', 'open_fields', 'times', 'read_start', 'not_onto', 'forecast',
+           'main']
 
 # %% ../nbs/31a_runner.ipynb #c1e5e4fb
 import argparse, hashlib, json, re, sys
@@ -66,7 +67,8 @@ def read_facts(
     except (EOFError, ValueError) as error: raise ValueError(f"{path} is no ONNX file, or was cut off: copy or export it again.") from error
     if missing := [key for key in FACTS if key not in texts]:
         raise ValueError(f"{path} does not say its model's {', '.join(missing)}: it was not made by microclimate's export_model.")
-    facts = {key: json.loads(texts[key]) for key in FACTS}
+    try: facts = {key: json.loads(texts[key]) for key in FACTS}
+    except ValueError: facts = {}
     if digest(facts) != texts.get("facts_sha256"):
         raise ValueError(f"What {path} says of its model (channels, normalisation, grid …) was changed after the export: export it again.")
     _check_external(path, facts["external"])
@@ -274,12 +276,15 @@ def _unpacked(values, attrs):
 
 # %% ../nbs/31a_runner.ipynb #456c3890
 _units = dict(day=86400, hour=3600, minute=60, second=1)
+_calendars = ("standard", "gregorian", "proleptic_gregorian")
 
 def times(field: Field) -> np.ndarray:  # (t,) datetime64[ns]
     "The times of a coordinate with CF units. Raises ValueError for units that are none."
     units = str(field.attrs.get("units", ""))
     match = re.fullmatch(r"(day|hour|minute|second)s? since (\d+-\d+-\d+)(?:[T ](\d\d:\d\d(?::\d\d)?)\S*)?( UTC| \+?0?0?:?0?0?)?", units)
     if not match: raise ValueError(f"The times have the units '{units}': give them as hours since a date.")
+    if (calendar := str(field.attrs.get("calendar", "standard"))) not in _calendars:
+        raise ValueError(f"The times are of the calendar '{calendar}': give them in the standard one.")
     date = "-".join(f"{int(part):02d}" for part in match[2].split("-"))
     passed = np.round(_numbers(field) * float(_units[match[1]])).astype("m8[s]")
     return (np.datetime64(f"{date}T{match[3] or '00:00'}") + passed).astype("M8[ns]")
@@ -289,20 +294,29 @@ def _check_grid(fields, runner, path):
     "Raises ValueError where the file's cells are not the model's."
     missing = [name for name in ("latitude", "longitude", "time") if name not in fields]
     if missing: raise ValueError(f"{path} has no {', '.join(missing)}: save the weather with microclimate's save_dataset.")
-    lat, lon = _numbers(fields["latitude"]), _numbers(fields["longitude"])
+    if len(fields["time"].dims) != 1: raise ValueError(f"{path} has one time and no dimension `time`: save the weather with save_dataset.")
+    lat, lon = (np.atleast_1d(_numbers(fields[name])) for name in ("latitude", "longitude"))
     if lat.ndim == 1: lat, lon = np.broadcast_arrays(lat[:, None], lon)
     if lat.shape == runner.lat.shape:
         turn = (lon - runner.lon + 180) % 360 - 180
         if max(abs(lat - runner.lat).max(), abs(turn).max()) <= 1e-4: return
-    describe = lambda a, o: f"{a.shape[0]}×{a.shape[1]} cells, {a.max():g}…{a.min():g} N, {o.min():g}…{o.max():g} E"
+    describe = lambda a, o: f"{'×'.join(map(str, a.shape))} cells, {a.flat[0]:g}…{a.flat[-1]:g} N, {o.flat[0]:g}…{o.flat[-1]:g} E"
     raise ValueError(f"{runner.path} was made for the grid {describe(runner.lat, runner.lon)}, {path} is on {describe(lat, lon)}: "
                      "choose that region.")
 
+def _dims(fields, where):
+    "What a field lies along: times, where some of them are taken, and cells."
+    cells = dict.fromkeys((*fields["latitude"].dims, *fields["longitude"].dims))
+    return (*(fields["time"].dims if where else ()), *cells)
+
 def _field(fields, name, units, where, path):
-    "One field's numbers. Raises ValueError where it is missing, has gaps or other units."
+    "One field's numbers. Raises ValueError where it is missing, lies otherwise, has gaps or other units."
     if name not in fields: raise ValueError(f"{path} lacks {name}, which the model needs.")
     if units and fields[name].attrs.get("units", units) != units:
         raise ValueError(f"{name} in {path} is in {fields[name].attrs['units']}, and must be in {units}: open_weather converts it.")
+    if (have := tuple(fields[name].dims)) != (want := _dims(fields, where)):
+        raise ValueError(f"{name} in {path} lies along {', '.join(have)}, and must lie along {', '.join(want)}: transpose it.")
+    if np.dtype(fields[name].values.dtype).kind not in "fiu": raise ValueError(f"{name} in {path} is no number: choose another file.")
     values = _numbers(fields[name], where)
     if not np.isfinite(values).all(): raise ValueError(f"{name} in {path} has missing values: fill them, or choose another time.")
     return values.astype("float32")
@@ -370,6 +384,12 @@ def _labels(runner, initial, attrs) -> dict:
                        provenance=json.dumps(facts, sort_keys=True), content_sha256="0" * 64)
 
 # %% ../nbs/31a_runner.ipynb #f5286db7
+def not_onto(path, *sources):
+    "Raises ValueError where a file to write is one of those that are read."
+    for source in map(Path, sources):
+        if Path(path).exists() and source.exists() and source.samefile(path):
+            raise ValueError(f"{path} is read and would be overwritten: choose another name for what is written.")
+
 def forecast(
     model,  # an ONNX file, or a `Runner`
     initial,  # NetCDF with the states to start from
@@ -381,6 +401,7 @@ def forecast(
 ) -> Path:  # the forecast
     "From an ONNX file and a NetCDF file to a NetCDF file. Raises ValueError for whatever is wrong with them."
     runner = model if isinstance(model, Runner) else Runner(model, engine, threads)
+    not_onto(path, runner.path, initial)
     step = runner.facts["step_hours"]
     if hours <= 0 or hours % step: raise ValueError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
     states, time, still, fields, attrs = read_start(initial, runner, init_time)

@@ -1,5 +1,6 @@
 """Exported models: all families in both engines, and forecasts from the file alone that are those of torch."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import tract
 import xarray as xr
 
+from microclimate import classic
 from microclimate.batch import Normalizer
 from microclimate.core import CHANNELS, provenance, save_dataset, verify
 from microclimate.data import open_weather
@@ -18,7 +20,8 @@ from microclimate.export import export_model, inputs_of, shake
 from microclimate.grid import regular_grid
 from microclimate.models import MODELS, build_model, load_model
 from microclimate.rollout import forecast
-from microclimate.runner import Runner, load_engine, read_start
+from microclimate.runner import Runner, load_engine, read_facts, read_start
+from microclimate.runner import forecast as write
 
 ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
 NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
@@ -139,6 +142,76 @@ def test_packed_numbers(kind, week, tmp_path):
         weather.assign({"2t": weather["2t"].where(weather.latitude > 60)}).to_netcdf(tmp_path / name, format=kind, encoding=encoding)
         with pytest.raises(ValueError, match="2t in .* has missing values"):
             read_start(tmp_path / name, runner)
+
+
+@pytest.fixture(scope="module")
+def hours(tmp_path_factory):
+    "A small model as a file, and three hours of weather; as many rows as columns."
+    folder, grid = tmp_path_factory.mktemp("hours"), regular_grid(62, 60, 4, 6, 0.25)
+    model = build_model("edge-dense", NORMAL, grid, aux=("z_sfc",), dims=(8, 8, 8))
+    export_model(model, folder / "model.onnx", engines=("onnxruntime",))
+    values, time = np.ones((3, *grid.shape), "float32"), START + np.arange(3) * np.timedelta64(1, "h")
+    fields = {name: (("time", *grid.dims), values) for name in CHANNELS} | dict(z_sfc=(grid.dims, values[0]))
+    return folder, xr.Dataset(fields, coords=grid.coords() | dict(time=time))
+
+
+WRONG = {
+    "2t in .* lies along latitude, longitude, time, and must lie along time, latitude": lambda ds: ds.transpose(..., "time"),
+    "2t in .* lies along time, longitude, latitude, and": lambda ds: ds.transpose("time", "longitude", "latitude"),
+    "msl in .* lies along latitude, longitude, and": lambda ds: ds.assign(msl=ds["msl"][0].drop_vars("time")),
+    "z_sfc in .* lies along time, latitude": lambda ds: ds.assign(z_sfc=ds["2t"]),
+    "2t in .* lies along time, latitude, longitude, string1": lambda ds: ds.assign({"2t": ds["2t"].astype("S1")}),
+    "one time and no dimension": lambda ds: ds.isel(time=0),
+    "62…60 N, 4…6 E, .* is on 9×9 cells, 60…62 N": lambda ds: ds.isel(latitude=slice(None, None, -1)),
+    "is on 1×9 cells": lambda ds: ds.isel(latitude=0),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_weather_that_lies_otherwise(sentence, hours, tmp_path):
+    "One sentence; a grid with as many rows as columns would take a transposed field."
+    WRONG[sentence](hours[1]).to_netcdf(tmp_path / "wrong.nc", format="NETCDF3_64BIT")
+    with pytest.raises(ValueError, match=sentence):
+        read_start(tmp_path / "wrong.nc", Runner(hours[0] / "model.onnx"))
+
+
+def test_another_calendar(hours, tmp_path):
+    noleap = dict(time=dict(units="hours since 2024-02-01", calendar="noleap", dtype="f8"))
+    hours[1].to_netcdf(tmp_path / "noleap.nc", encoding=noleap, format="NETCDF3_64BIT")
+    with pytest.raises(ValueError, match="calendar 'noleap'"):
+        read_start(tmp_path / "noleap.nc", Runner(hours[0] / "model.onnx"))
+
+
+def test_forecasts_that_cannot_be_written(hours, tmp_path):
+    "What is read stays, and a forecast that does not fit takes no room first."
+    model, weather = tmp_path / "model.onnx", tmp_path / "weather.nc"
+    shutil.copy(hours[0] / "model.onnx", model)
+    hours[1].to_netcdf(weather, format="NETCDF3_64BIT")
+    before = {path: path.read_bytes() for path in (model, weather)}
+    for path in before:
+        with pytest.raises(ValueError, match="would be overwritten: choose another name"):
+            write(model, weather, path, 3)
+    with pytest.raises(ValueError, match="GB do not fit on the disk"):
+        write(model, weather, tmp_path / "long.nc", 10**9)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_headers_that_are_damaged(hours, tmp_path):
+    "Any byte of a header may be wrong: the file is read, or refused."
+    path = tmp_path / "damaged.nc"
+    hours[1].to_netcdf(path, format="NETCDF3_64BIT")
+    whole = path.read_bytes()
+    for at in range(4, 600):
+        path.write_bytes(whole[:at] + b"\xfe" + whole[at + 1 :])
+        with contextlib.suppress(ValueError):
+            classic.read(path)
+
+
+def test_texts_that_are_damaged(hours, tmp_path):
+    whole = (hours[0] / "model.onnx").read_bytes()
+    (tmp_path / "damaged.onnx").write_bytes(whole.replace(b'"edge-dense"', b'"edge-dense?'))
+    with pytest.raises(ValueError, match="was changed after the export"):
+        read_facts(tmp_path / "damaged.onnx")
 
 
 FULL = """
