@@ -23,12 +23,12 @@ from torch.nn.utils import parametrize
 # %% ../nbs/30_compress.ipynb #cefe1d3c
 from .batch import aux_fields
 from .core import WeatherError, atomic
-from .export import save_onnx
+from .export import own_facts, save_onnx
 from .loader import Sample, WeatherData
 from .models import Forecaster, weights_digest
 from .net import count_parameters
 from .recipe import Recipe, TrainModule, aux_steps, unroll
-from .runner import load_engine, read_facts
+from .runner import load_engine, not_onto
 from .spectral import SpectralLayer
 from .transfer import move_waves
 
@@ -54,6 +54,7 @@ def samples_of(
 ) -> tuple:  # x (n, history·c, h, w), and aux (n, a, h, w) where the model takes any: numpy
     "Normalised inputs from the training part. Raises `WeatherError` for data of other variables, another grid, history or step."
     _check(model, data)
+    if most < 1: raise WeatherError(f"{most} samples were asked for: take at least one.")
     rows = np.unique(np.linspace(0, len(data.train) - 1, most).round().astype(int)).tolist()
     sample = data.train.__getitems__(rows)
     x = model.normalizer.normalise(sample.x)
@@ -197,10 +198,9 @@ def sensitivity(
 ) -> pd.Series:  # layer: tendency error when it alone is quantised, largest first
     "How much each layer of a network suffers from eight bits."
     with tempfile.TemporaryDirectory() as folder:
-        plain = _prepared(path, Path(folder))
+        error, plain = _judge(path, fields), _prepared(path, Path(folder))
         layers, before, after = layers_of(plain)
         _static(plain, plain.with_stem("all"), fields, nodes_to_exclude=[*before, *after])  # finds all ranges
-        error = _judge(path, fields)
         return pd.Series({name: error(_made(plain, fields, nodes_to_quantize=[name])) for name in layers}).sort_values(ascending=False)
 
 def _made(plain, fields, **nodes):
@@ -224,17 +224,18 @@ def quantise(
     most: float = 0.05,  # tendency error
     narrow: bool = False,  # weights of seven bits, for processors that need them
 ) -> dict:  # tendency error, share of the size, layers left in float32
-    """A model in eight bits. Raises `WeatherError` for samples of other variables, grid, history or step, and where half of the layers
-    would have to stay in float32."""
-    fields, facts, path = samples_of(model, data, samples), read_facts(path), Path(path)
-    with tempfile.TemporaryDirectory() as folder:
+    """A model in eight bits. Raises `WeatherError` for samples of other variables, grid, history or step, for another model's file, and
+    where half of the layers would have to stay in float32."""
+    fields, facts, path = samples_of(model, data, samples), own_facts(model, path), Path(path)
+    not_onto(small, path)
+    with atomic(small) as part, tempfile.TemporaryDirectory() as folder:  # a disk that is full for either is one error
         made, error, spared = _until_good(path, fields, _prepared(path, Path(folder)), most, narrow)
         if not error < most:
             raise WeatherError(f"{model.name} in eight bits has a tendency error of {error:.1%}, with {len(spared)} layers in float32: "
                                "train it as `rounded` gives it, or quantise its weights only.")
         own = dict(arithmetic="int8", narrow=narrow, tendency_error=error, float32=spared, calibration=data.facts() | dict(samples=samples))
         facts["provenance"] |= json.loads(json.dumps(own, default=str))
-        with atomic(small) as part: save_onnx(_bare(made), facts, part)
+        save_onnx(_bare(made), facts, part)
     return dict(tendency_error=error, size=Path(small).stat().st_size / path.stat().st_size, float32=spared)
 
 def _until_good(path, fields, plain, most, narrow):
@@ -394,6 +395,7 @@ def prune(
     """A model with fewer parameters. Raises `WeatherError` for data of other variables, grid, history or step, for a family that cannot be
     pruned, and where a model cannot be made so small."""
     _check(model, data)
+    if not 0 < ratio < 1: raise WeatherError(f"ratio is {ratio}, and must be between 0 and 1: the share of the parameters that go.")
     net = model.net
     if "kept" not in getattr(net, "config", {}): raise WeatherError(f"{model.name} cannot lose hidden units: choose another family.")
     try: config = smaller(net, ratio)

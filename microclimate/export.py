@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'TOLERANCE', 'SMALLEST', 'facts_of', 'texts_of', 'inputs_of', 'to_onnx', 'save_onnx', 'differences',
-           'export_model', 'shake', 'weights_to_int8', 'quantise_weights']
+           'export_model', 'shake', 'weights_to_int8', 'own_facts', 'quantise_weights']
 
 # %% ../nbs/31_export.ipynb #a3ae8048
 import json, os, shutil, uuid, warnings
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .batch import LIMITED, Batch, Metadata, aux_fields
 from .core import WeatherError, check_folder, provenance, variable, with_cf
 from .models import Forecaster, weights_digest
-from .runner import FACTS, digest, load_engine, read_facts
+from .runner import FACTS, digest, load_engine, not_onto, read_facts
 
 # %% ../nbs/31_export.ipynb #79b55187
 def _row(name, i, normalizer, mapped):
@@ -227,6 +227,17 @@ def weights_to_int8(
     return changed
 
 # %% ../nbs/31_export.ipynb #487ab25c
+def own_facts(
+    model: Forecaster,
+    path: str | Path,  # its ONNX file, from `export_model`
+) -> dict:
+    "What a model's file says. Raises `WeatherError` for the file of another model, and for one in eight bits."
+    facts = read_facts(path)
+    if facts["weights_sha256"] != weights_digest(model.net):
+        raise WeatherError(f"{path} is of another model than the {model.name} given, or of other weights: export the one given.")
+    if {"arithmetic", "weights"} & set(facts["provenance"]): raise WeatherError(f"{path} is in eight bits already: give its float32 file.")
+    return facts
+
 def quantise_weights(
     model: Forecaster,
     path: str | Path,  # its ONNX file, from `export_model`
@@ -234,9 +245,10 @@ def quantise_weights(
     external: bool | None = None,  # as for `save_onnx`
     most: float = 0.05,  # tendency error
 ) -> dict:  # `differences` in ONNX Runtime
-    "The same model with its weights in eight bits. Raises `WeatherError` where its tendency error is above `most`."
+    "The same model with its weights in eight bits. Raises `WeatherError` for another model's file, and an error above `most`."
     import onnx_ir
-    facts = read_facts(path)
+    facts = own_facts(model, path)
+    not_onto(small, path)
     facts["provenance"] |= dict(weights="int8")
     def make(part):
         graph = onnx_ir.load(path)

@@ -1,6 +1,9 @@
 """Compressed models across modules: every family is pruned and built again from its folder, and run_export makes its table."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +13,10 @@ import xarray as xr
 from test_runs import papermill
 
 from microclimate.batch import Normalizer
-from microclimate.compress import exported, prune
+from microclimate.compress import exported, prune, quantise, samples_of, sensitivity
+from microclimate.core import WeatherError
 from microclimate.data import open_weather
-from microclimate.export import export_model, shake
+from microclimate.export import export_model, quantise_weights, shake
 from microclimate.grid import regular_grid
 from microclimate.loader import WeatherData
 from microclimate.models import build_model, load_model, save_model
@@ -23,14 +27,16 @@ from microclimate.runner import read_facts
 FEW = ("2t", "10u", "10v", "msl")
 
 
-@pytest.fixture(scope="module")
-def wander():
+def walks():
     "Weather that wanders at random."
     grid, rng = regular_grid(62, 60, 4, 7, 0.25), np.random.default_rng(0)
     time = np.datetime64("2024-06-01", "ns") + np.arange(60) * np.timedelta64(1, "h")
     walk = lambda mean, size: (("time", *grid.dims), (mean + size * rng.normal(size=(60, *grid.shape)).cumsum(0)).astype("float32"))
     fields = {"2t": walk(285, 0.3), "10u": walk(3, 0.2), "10v": walk(1, 0.2), "msl": walk(101000, 30)}
     return xr.Dataset(fields, coords=grid.coords() | dict(time=time))
+
+
+wander = pytest.fixture(scope="module")(walks)
 
 
 @pytest.mark.parametrize("name", ["edge-dw", "edge-dense", "gnn-tiny", "sfno-tiny"])
@@ -50,6 +56,65 @@ def test_pruned_models_are_smaller_and_come_back(name, wander, tmp_path):
     for i, n in enumerate(model.channels):
         assert abs(here[n] - there[n]).max() < 1e-3 * model.normalizer.std[i]
     assert count_parameters(prune(again, data, 0.2).net) <= 0.8 * count_parameters(again.net)
+
+
+@pytest.fixture(scope="module")
+def small(wander, tmp_path_factory):
+    "A small model, its data and its file."
+    data, path = WeatherData(wander, batch_size=4), tmp_path_factory.mktemp("small") / "model.onnx"
+    model = build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32))
+    shake(model.net)
+    export_model(model.eval(), path, engines=("onnxruntime",))
+    return model, data, path
+
+
+def test_a_file_of_another_model_is_refused(small, tmp_path):
+    model, data, path = small
+    other = build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32)).eval()
+    to_int8 = (lambda model, path, out: quantise(model, path, out, data, 4), quantise_weights)
+    for make in to_int8:
+        with pytest.raises(WeatherError, match="another model than the edge-dense given, or of other weights"):
+            make(other, path, tmp_path / "out.onnx")
+        make(model, path, tmp_path / "eight.onnx")
+        with pytest.raises(WeatherError, match="eight bits already"):
+            make(model, tmp_path / "eight.onnx", tmp_path / "out.onnx")
+        with pytest.raises(ValueError, match="choose another name"):
+            make(model, path, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["eight.onnx"] and "arithmetic" not in read_facts(path)["provenance"]
+
+
+def test_nonsense_has_an_answer(small):
+    model, data, _ = small
+    for ratio in (0, -1, 1, float("nan")):
+        with pytest.raises(WeatherError, match="must be between 0 and 1"):
+            prune(model, data, ratio)
+    for few in (0, -1):
+        with pytest.raises(WeatherError, match="take at least one"):
+            samples_of(model, data, few)
+    with pytest.raises(ValueError, match="cannot load .*test_compress.py"):
+        sensitivity(__file__, samples_of(model, data, 2))
+
+
+FULL = """
+import resource, signal, sys
+import test_compress as t
+from microclimate.compress import quantise
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+data = t.WeatherData(t.walks(), batch_size=4)
+model = t.build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32)).eval()
+t.shake(model.net)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+quantise(model, sys.argv[1], sys.argv[2], data, 4)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource")
+def test_no_space_left_for_eight_bits(small, tmp_path):
+    out = tmp_path / "eight.onnx"
+    out.write_text("earlier")
+    done = subprocess.run([sys.executable, "-c", FULL, small[2], out], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode != 0 and f"WeatherError: Cannot write {out}" in done.stderr, done.stderr[-1000:]
+    assert out.read_text() == "earlier" and [p.name for p in tmp_path.iterdir()] == ["eight.onnx"]
 
 
 def test_the_whole_table(tmp_path):
