@@ -1323,6 +1323,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'microclimate.runner._check_external': ('runner.html#_check_external', 'microclimate/runner.py'),
                                      'microclimate.runner._check_grid': ('runner.html#_check_grid', 'microclimate/runner.py'),
                                      'microclimate.runner._circle': ('runner.html#_circle', 'microclimate/runner.py'),
+                                     'microclimate.runner._close': ('runner.html#_close', 'microclimate/runner.py'),
                                      'microclimate.runner._column': ('runner.html#_column', 'microclimate/runner.py'),
                                      'microclimate.runner._content': ('runner.html#_content', 'microclimate/runner.py'),
                                      'microclimate.runner._dims': ('runner.html#_dims', 'microclimate/runner.py'),

@@ -421,13 +421,15 @@ class _Drawn:
         return Sample(sample.x, norm.unnormalise(mixed), sample.time)
 
 class Taught(WeatherData):
-    "The same data, with a teacher in the training part. Raises `WeatherError` for a teacher of other variables, grid, history or step."
+    """The same data, with a teacher in the training part. Raises `WeatherError` for a teacher of other variables, grid, history or step,
+    and for a share outside 0 and 1."""
     def __init__(
         self,
         data: WeatherData,
         teacher: Forecaster,
         share: float = 0.5,  # s: 0 the truth, 1 the teacher
     ):
+        if not 0 <= share <= 1: raise WeatherError(f"share is {share}, and must lie between 0, the truth alone, and 1, the teacher alone.")
         teacher = copy.deepcopy(teacher).eval().cpu()
         _check(teacher, data)
         self.__dict__.update(data.__dict__)

@@ -312,8 +312,8 @@ def _dims(fields, where):
 def _field(fields, name, units, where, path):
     "One field's numbers. Raises ValueError where it is missing, lies otherwise, has gaps or other units."
     if name not in fields: raise ValueError(f"{path} lacks {name}, which the model needs.")
-    if units and fields[name].attrs.get("units", units) != units:
-        raise ValueError(f"{name} in {path} is in {fields[name].attrs['units']}, and must be in {units}: open_weather converts it.")
+    if units and (have := fields[name].attrs.get("units", "1")) != units:
+        raise ValueError(f"{name} in {path} is in {have}, or has no units, and must be in {units}: open_weather converts it.")
     if (have := tuple(fields[name].dims)) != (want := _dims(fields, where)):
         raise ValueError(f"{name} in {path} lies along {', '.join(have)}, and must lie along {', '.join(want)}: transpose it.")
     if np.dtype(fields[name].values.dtype).kind not in "fiu": raise ValueError(f"{name} in {path} is no number: choose another file.")
@@ -322,6 +322,11 @@ def _field(fields, name, units, where, path):
     return values.astype("float32")
 
 # %% ../nbs/31a_runner.ipynb #e24dbc03
+def _close(fields):
+    "So that the file can be written again; classic ones are not held open."
+    field = next(iter(fields.values())).values
+    if hasattr(field, "group"): field.group().close()
+
 def read_start(
     path,  # NetCDF along `time`
     runner: Runner,
@@ -340,6 +345,7 @@ def read_start(
                          f"{str(have[-1])[:16]}.")
     states = [_field(fields, row["name"], row["attrs"]["units"], at, path) for row in runner.rows]
     still = {name: _field(fields, name, None, (), path) for name in runner.aux if name in ("z_sfc", "lsm")}
+    _close(fields)
     return np.stack(states, 1)[None], time, still, fields, attrs
 
 # %% ../nbs/31a_runner.ipynb #2e5803d0
@@ -404,6 +410,7 @@ def forecast(
     not_onto(path, runner.path, initial)
     step = runner.facts["step_hours"]
     if hours <= 0 or hours % step: raise ValueError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
+    runner.rng = np.random.default_rng(runner.seed)
     states, time, still, fields, attrs = read_start(initial, runner, init_time)
     (sizes, plans), labels = _plans(runner, hours // step, fields, attrs), _labels(runner, initial, attrs)
     with classic.atomic(path) as part:

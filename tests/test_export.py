@@ -14,7 +14,7 @@ import xarray as xr
 
 from microclimate import classic
 from microclimate.batch import Normalizer
-from microclimate.core import CHANNELS, provenance, save_dataset, verify
+from microclimate.core import CHANNELS, provenance, save_dataset, verify, with_cf
 from microclimate.data import open_weather
 from microclimate.export import export_model, inputs_of, shake
 from microclimate.grid import regular_grid
@@ -152,7 +152,7 @@ def hours(tmp_path_factory):
     export_model(model, folder / "model.onnx", engines=("onnxruntime",))
     values, time = np.ones((3, *grid.shape), "float32"), START + np.arange(3) * np.timedelta64(1, "h")
     fields = {name: (("time", *grid.dims), values) for name in CHANNELS} | dict(z_sfc=(grid.dims, values[0]))
-    return folder, xr.Dataset(fields, coords=grid.coords() | dict(time=time))
+    return folder, with_cf(xr.Dataset(fields, coords=grid.coords() | dict(time=time)))
 
 
 WRONG = {
@@ -163,6 +163,7 @@ WRONG = {
     "2t in .* lies along time, latitude, longitude, string1": lambda ds: ds.assign({"2t": ds["2t"].astype("S1")}),
     "one time and no dimension": lambda ds: ds.isel(time=0),
     "62…60 N, 4…6 E, .* is on 9×9 cells, 60…62 N": lambda ds: ds.isel(latitude=slice(None, None, -1)),
+    "2t in .* is in 1, or has no units, and must be in K": lambda ds: ds.assign({"2t": ds["2t"].drop_attrs()}),
     "is on 1×9 cells": lambda ds: ds.isel(latitude=0),
 }
 
