@@ -223,7 +223,7 @@ def week_overview(
 
 # %% ../nbs/26_plot.ipynb #353c44ae
 COLOURS = {"truth": "0.1", "persistence": "#e08a00", "climatology": "#009e73"}  # Okabe and Ito's, safe for colour-blind eyes
-OTHERS = ("#0072b2", "#b3400b", "#cc79a7", "#56b4e9", "#8a7a00", "#5d4a9c")  # for models, in the order of appearance
+OTHERS = ("#0072b2", "#b3400b", "#cc79a7", "#56b4e9", "#8a7a00", "#5d4a9c", "#2d7d5a", "#7f7f7f")  # for models, in the order of appearance
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:  # name -> colour
     "The same colour for the same model in every figure."
