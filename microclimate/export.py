@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .batch import LIMITED, Batch, Metadata, aux_fields
 from .core import WeatherError, check_folder, provenance, variable, with_cf
 from .models import Forecaster, weights_digest
-from .runner import FACTS, digest, load_engine, not_onto, read_facts
+from .runner import FACTS, digest, digest_of, load_engine, not_onto, read_facts
 
 # %% ../nbs/31_export.ipynb #79b55187
 def _row(name, i, normalizer, mapped):
@@ -118,7 +118,7 @@ def save_onnx(
     if external or (external is None and size > 1.5e9):
         name = f"{path.stem}.{facts['weights_sha256'][:8]}.data"
         onnx_ir.external_data.unload_from_model(graph, path.parent, name, size_threshold_bytes=1024)
-        facts = facts | dict(external=dict(file=name, bytes=(path.parent / name).stat().st_size))
+        facts = facts | dict(external=dict(file=name, bytes=(path.parent / name).stat().st_size, sha256=digest_of(path.parent / name)))
     graph.metadata_props.update(texts_of(facts))
     onnx_ir.save(graph, path)
     return facts
