@@ -208,7 +208,7 @@ def possible(
 
 # %% ../nbs/31a_runner.ipynb #2ae28b1d
 class Runner:
-    "A model from an ONNX file. Raises ValueError as `read_facts` and `load_engine` do."
+    "A model from an ONNX file. Raises ValueError as `read_facts` and `load_engine` do, and for a negative seed."
     def __init__(
         self,
         path,  # an ONNX file of `export.export_model`
@@ -216,6 +216,7 @@ class Runner:
         threads: int = 1,
         seed: int = 0,  # of the noise, where the model takes noise
     ):
+        if seed < 0: raise ValueError(f"seed is {seed}: it must be 0 or more.")
         self.path, self.engine, self.seed, self.facts = Path(path), engine, seed, read_facts(path)
         self.rng, self.net = np.random.default_rng(seed), load_engine(path, engine, threads)
         for key in ("name", "history", "aux", "noise"): setattr(self, key, self.facts[key])
@@ -409,20 +410,23 @@ def forecast(
     init_time=None,  # None: the last in the file
     engine: str = "onnxruntime",  # or 'tract'
     threads: int = 1,
+    seed: int = 0,  # of the noise, where the model takes noise; a `Runner` has its own
 ) -> Path:  # the forecast
     "From an ONNX file and a NetCDF file to a NetCDF file. Raises ValueError for whatever is wrong with them."
-    runner = model if isinstance(model, Runner) else Runner(model, engine, threads)
+    runner = model if isinstance(model, Runner) else Runner(model, engine, threads, seed)
+    runner.rng = np.random.default_rng(runner.seed)  # the seed that the file names makes this forecast, whatever was run before
     not_onto(path, runner.path, initial)
     step = runner.facts["step_hours"]
     if hours <= 0 or hours % step: raise ValueError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
     runner.rng = np.random.default_rng(runner.seed)
     states, time, still, fields, attrs = read_start(initial, runner, init_time)
-    (sizes, plans), labels = _plans(runner, hours // step, fields, attrs), _labels(runner, initial, attrs)
+    steps = int(hours // step)
+    (sizes, plans), labels = _plans(runner, steps, fields, attrs), _labels(runner, initial, attrs)
     with classic.atomic(path) as part:
         file = classic.create(part, sizes, plans, labels)
         for name, coord in runner.facts["grid"]["coords"].items(): file[name][...] = coord["values"]
         file["init_time"][:] = time.astype("M8[m]").astype("i8")
-        for k, (valid, y) in enumerate(runner.rollout(states, time, still, hours // step)):
+        for k, (valid, y) in enumerate(runner.rollout(states, time, still, steps)):
             file["lead_time"][k] = ((valid - time)[0] / np.timedelta64(1, "m"))
             for i, name in enumerate(runner.channels): file[name][:, k] = y[:, i]
         classic.relabel(part, sizes, plans, labels | dict(content_sha256=_content(file, plans)))
@@ -438,6 +442,7 @@ def main(argv: list | None = None):
     parser.add_argument("--init-time", help="UTC, for example 2025-01-10T00 (the last in the file)")
     parser.add_argument("--engine", choices=[*ENGINES], default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of a model that draws noise: another seed, another member (0)")
     args = parser.parse_args(argv)
-    try: print(forecast(args.model, args.initial, args.out, args.hours, args.init_time, args.engine, args.threads))
+    try: print(forecast(args.model, args.initial, args.out, args.hours, args.init_time, args.engine, args.threads, args.seed))
     except ValueError as error: parser.exit(1, f"{error}\n")

@@ -215,6 +215,21 @@ def test_texts_that_are_damaged(hours, tmp_path):
         read_facts(tmp_path / "damaged.onnx")
 
 
+def test_one_seed_is_one_forecast(hours, tmp_path):
+    "The seed that a file names gives its numbers again, from a `Runner` that was used before too; another seed gives another member."
+    weather = hours[1].assign({"2t": hours[1]["2t"] + 280})
+    noisy = shaken("edge-dense", regular_grid(62, 60, 4, 6, 0.25), noise=2, dims=(8, 8, 8))
+    export_model(noisy, tmp_path / "noisy.onnx", engines=("onnxruntime",))
+    weather.assign(lsm=weather["z_sfc"]).to_netcdf(tmp_path / "weather.nc", format="NETCDF3_64BIT")
+    runner, made = Runner(tmp_path / "noisy.onnx", seed=1), []
+    for model, seed in ((runner, 0), (runner, 0), (runner.path, 1), (runner.path, 2)):
+        with xr.open_dataset(write(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed), decode_timedelta=True) as one:
+            made.append(one["10u"].values)
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[3])
+    with pytest.raises(ValueError, match="seed is -1"):
+        Runner(tmp_path / "noisy.onnx", seed=-1)
+
+
 FULL = """
 import resource, signal, sys
 from microclimate.runner import forecast
