@@ -23,12 +23,12 @@ from torch.nn.utils import parametrize
 # %% ../nbs/30_compress.ipynb #cefe1d3c
 from .batch import aux_fields
 from .core import WeatherError, atomic
-from .export import own_facts, save_onnx
+from .export import facts_of, own_facts, save_onnx
 from .loader import Sample, WeatherData
 from .models import Forecaster, weights_digest
 from .net import count_parameters
 from .recipe import Recipe, TrainModule, aux_steps, unroll
-from .runner import load_engine, not_onto
+from .runner import load_engine, not_onto, read_facts
 from .spectral import SpectralLayer
 from .transfer import move_waves
 
@@ -78,7 +78,11 @@ def exported(
     engine: str = "onnxruntime",  # or 'tract'
     threads: int = 1,
 ) -> Forecaster:  # forecasts with the file
-    "The same forecaster with the network of a file. Raises ValueError for a file that an engine cannot load."
+    """The same forecaster with the network of a file. Raises ValueError for a file that an engine cannot load, and `WeatherError` for one
+    with other channels, normalisation, grid or inputs."""
+    told, own = read_facts(path), facts_of(model)
+    differ = [key for key in ("channels", "grid", "history", "step_hours", "aux", "noise") if told[key] != own[key]]
+    if differ: raise WeatherError(f"{path} is not of {model.name}, whose {', '.join(differ)} differ: give the model that was exported.")
     return Forecaster(_Engine(path, engine, threads), model.normalizer, model.grid, model.history, model.aux, model.name, model.noise)
 
 # %% ../nbs/30_compress.ipynb #86a3dafa
@@ -184,9 +188,11 @@ def _static(plain, made, fields, **nodes):
 
 def _prepared(path, folder):
     "The file as `quantize_static` wants it."
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
     plain = folder / "plain.onnx"
-    quant_pre_process(str(path), str(plain), skip_symbolic_shape=True)
+    onnx.save(onnx.load(path), plain)  # in one file: ONNX Runtime looks for the weights of a second one beside what it makes
+    quant_pre_process(str(plain), str(plain), skip_symbolic_shape=True)
     return plain
 
 # %% ../nbs/30_compress.ipynb #e2bd8b0f
@@ -224,10 +230,12 @@ def quantise(
     most: float = 0.05,  # tendency error
     narrow: bool = False,  # weights of seven bits, for processors that need them
 ) -> dict:  # tendency error, share of the size, layers left in float32
-    """A model in eight bits. Raises `WeatherError` for samples of other variables, grid, history or step, for another model's file, and
-    where half of the layers would have to stay in float32."""
+    """A model in eight bits, in one file. Raises `WeatherError` for samples of other variables, grid, history or step, for another model's
+    file or one of 2 GB, and where half of the layers would have to stay in float32."""
     fields, facts, path = samples_of(model, data, samples), own_facts(model, path), Path(path)
     not_onto(small, path)
+    size = path.stat().st_size + (facts["external"] or dict(bytes=0))["bytes"]
+    if size > 2e9: raise WeatherError(f"{path} has {size / 1e9:.1f} GB, and 2 GB is the most that is quantised: take its weights only.")
     with atomic(small) as part, tempfile.TemporaryDirectory() as folder:  # a disk that is full for either is one error
         made, error, spared = _until_good(path, fields, _prepared(path, Path(folder)), most, narrow)
         if not error < most:
@@ -235,8 +243,8 @@ def quantise(
                                "train it as `rounded` gives it, or quantise its weights only.")
         own = dict(arithmetic="int8", narrow=narrow, tendency_error=error, float32=spared, calibration=data.facts() | dict(samples=samples))
         facts["provenance"] |= json.loads(json.dumps(own, default=str))
-        save_onnx(_bare(made), facts, part)
-    return dict(tendency_error=error, size=Path(small).stat().st_size / path.stat().st_size, float32=spared)
+        save_onnx(_bare(made), facts | dict(external=None), part, external=False)
+    return dict(tendency_error=error, size=Path(small).stat().st_size / size, float32=spared)
 
 def _until_good(path, fields, plain, most, narrow):
     "Quantise, and spare the layers that suffer most until the error is below `most`, or half of them are spared."
@@ -302,9 +310,12 @@ def unrounded(
     model: Forecaster,  # what `rounded` gave, trained or not
     plain: Forecaster,  # what it was given; not changed
 ) -> Forecaster:  # another `plain`
-    "The weights that were learnt with rounding, in a model that does not round."
+    "The weights that were learnt with rounding, in a model that does not round. Raises `WeatherError` for another model's."
     plain = copy.deepcopy(plain).eval()
-    plain.net.load_state_dict({name.replace("parametrizations.weight.original", "weight"): v for name, v in model.net.state_dict().items()})
+    learnt = {name.replace("parametrizations.weight.original", "weight"): v for name, v in model.net.state_dict().items()}
+    try: plain.net.load_state_dict(learnt)
+    except RuntimeError as error:
+        raise WeatherError(f"{model.name} was not made of this {plain.name}: give what `rounded` was given.") from error
     return plain
 
 # %% ../nbs/30_compress.ipynb #5127affa

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.parametrize import is_parametrized
 
 # %% ../nbs/31_export.ipynb #3338a317
 from .batch import LIMITED, Batch, Metadata, aux_fields
@@ -75,7 +76,10 @@ def inputs_of(
 
 # %% ../nbs/31_export.ipynb #77188097
 def to_onnx(model: Forecaster):  # an onnx_ir.Model
-    "A model's graph. Raises `WeatherError` for one that has an adapter, or that torch cannot follow."
+    "A model's graph. Raises `WeatherError` for one that is not plain (`halved`, `rounded`, with an adapter), or that torch cannot follow."
+    if not hasattr(model.net, "config"): raise WeatherError(f"{model.name} runs in an engine or in bfloat16: export what it was made of.")
+    if any(map(is_parametrized, model.net.modules())):
+        raise WeatherError(f"{model.name} rounds as eight bits do: take its weights with unrounded, then export.")
     if hasattr(model, "lora"): raise WeatherError(f"{model.name} has an adapter: fold it in with merge_lora, then export.")
     fields, batch = inputs_of(model, 2), torch.export.Dim("batch", min=1)
     names = ["x", "aux"][:len(fields)]
@@ -83,7 +87,8 @@ def to_onnx(model: Forecaster):  # an onnx_ir.Model
         warnings.simplefilter("ignore")  # of the exporter's own libraries
         try: program = torch.onnx.export(model.net.eval(), fields, dynamo=True, opset_version=OPSET, input_names=names, output_names=["y"],
                                          dynamic_shapes={name: {0: batch} for name in names}, verbose=False)
-        except torch.onnx.OnnxExporterError as error: raise WeatherError(f"{model.name} cannot be exported: {_first(error)}.") from error
+        except torch.onnx.OnnxExporterError as error:  # the exporter's own words are the same for whatever was wrong
+            raise WeatherError(f"{model.name} cannot be exported: {_first(error.__cause__ or error)}.") from error
     return _plain(program.model)
 
 def _first(error): return str(error).strip().splitlines()[0][:200].rstrip(".")

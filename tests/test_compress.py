@@ -13,7 +13,7 @@ import xarray as xr
 from test_runs import papermill
 
 from microclimate.batch import Normalizer
-from microclimate.compress import exported, prune, quantise, samples_of, sensitivity
+from microclimate.compress import exported, halved, prune, quantise, rounded, samples_of, sensitivity, unrounded
 from microclimate.core import WeatherError
 from microclimate.data import open_weather
 from microclimate.export import export_model, quantise_weights, shake
@@ -81,6 +81,32 @@ def test_a_file_of_another_model_is_refused(small, tmp_path):
         with pytest.raises(ValueError, match="choose another name"):
             make(model, path, path)
     assert [p.name for p in tmp_path.iterdir()] == ["eight.onnx"] and "arithmetic" not in read_facts(path)["provenance"]
+
+
+def test_weights_in_a_second_file(small, tmp_path):
+    "Eight bits of a model whose weights lie beside it: one file, which needs no other."
+    model, data, path = small
+    export_model(model, tmp_path / "model.onnx", engines=("onnxruntime",), external=True)
+    (tmp_path / "there").mkdir()
+    found = quantise(model, tmp_path / "model.onnx", tmp_path / "there" / "eight.onnx", data, 4)
+    one = quantise(model, path, tmp_path / "there" / "one.onnx", data, 4)
+    assert read_facts(tmp_path / "there" / "eight.onnx")["external"] is None and found["tendency_error"] == one["tendency_error"]
+    assert abs(found["size"] / one["size"] - 1) < 0.02  # of graph and weights together
+
+
+def test_the_wrong_model(small, tmp_path):
+    "One sentence, where a file would be run with the numbers of another model, or a model is dressed as another."
+    model, data, path = small
+    other = build_model("edge-dense", data.normalizer, data.grid, aux=("doy",), dims=(16, 24, 32)).eval()
+    with pytest.raises(WeatherError, match="whose aux differ"):
+        exported(other, path)
+    dressed = {"in bfloat16": halved(model), "in an engine": exported(model, path), "with unrounded": rounded(model, data, 4)}
+    for sentence, one in dressed.items():
+        with pytest.raises(WeatherError, match=sentence):
+            export_model(one, tmp_path / "out.onnx")
+    with pytest.raises(WeatherError, match="give what `rounded` was given"):
+        unrounded(rounded(model, data, 4), build_model("edge-dense", data.normalizer, data.grid, dims=(8, 8, 8)))
+    assert not any(tmp_path.iterdir())
 
 
 def test_nonsense_has_an_answer(small):
