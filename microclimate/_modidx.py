@@ -1339,6 +1339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'microclimate.runner._texts': ('runner.html#_texts', 'microclimate/runner.py'),
                                      'microclimate.runner._unpacked': ('runner.html#_unpacked', 'microclimate/runner.py'),
                                      'microclimate.runner._window': ('runner.html#_window', 'microclimate/runner.py'),
+                                     'microclimate.runner.check_engines': ('runner.html#check_engines', 'microclimate/runner.py'),
                                      'microclimate.runner.digest': ('runner.html#digest', 'microclimate/runner.py'),
                                      'microclimate.runner.digest_of': ('runner.html#digest_of', 'microclimate/runner.py'),
                                      'microclimate.runner.forecast': ('runner.html#forecast', 'microclimate/runner.py'),

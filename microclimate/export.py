@@ -21,7 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from .batch import LIMITED, Batch, Metadata, aux_fields
 from .core import WeatherError, check_folder, provenance, variable, with_cf
 from .models import Forecaster, weights_digest
-from .runner import FACTS, digest, digest_of, load_engine, not_onto, read_facts
+from .runner import FACTS, check_engines, digest, digest_of, load_engine, not_onto, read_facts
 
 # %% ../nbs/31_export.ipynb #79b55187
 def _row(name, i, normalizer, mapped):
@@ -159,7 +159,8 @@ def export_model(
     external: bool | None = None,  # as for `save_onnx`
     **more,  # provenance
 ) -> dict:  # engine: `differences`
-    "Write a model as ONNX. Raises `WeatherError` where it cannot be written, or where an engine disagrees with torch by more than 1e-4."
+    "Write a model as ONNX. Raises ValueError where it cannot be written, for an unknown engine, and where one is off by more than 1e-4."
+    check_engines(engines)
     def make(part):
         save_onnx(to_onnx(model), facts_of(model, **more), part, external)
         off = {engine: differences(model, part, engine) for engine in engines}
