@@ -167,3 +167,10 @@ def test_the_whole_table(tmp_path):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {"table.csv", "tendency.csv", "skill.png", "int8.onnx", "rounded-int8.onnx"} <= set(manifest["files"])
     assert read_facts(tmp_path / "out" / "int8.onnx")["provenance"]["arithmetic"] == "int8"
+
+
+@pytest.mark.parametrize("engines, sentence", [(["abacus"], "Unknown engine 'abacus'"), ("tract", "give a list, as ['tract']")])
+def test_engines_that_are_not_there(engines, sentence, tmp_path):
+    "Said before anything is read or trained."
+    done = papermill("run_export.ipynb", tmp_path / "out", engines=engines)
+    assert done.returncode != 0 and sentence in done.stderr and not (tmp_path / "out" / "training").exists()
