@@ -229,7 +229,7 @@ def quantise(
     samples: int = 64,
     most: float = 0.05,  # tendency error
     narrow: bool = False,  # weights of seven bits, for processors that need them
-) -> dict:  # tendency error, share of the size, layers left in float32
+) -> dict:  # tendency error on some of the samples, share of the size, layers left in float32
     """A model in eight bits, in one file. Raises `WeatherError` for samples of other variables, grid, history or step, for another model's
     file or one of 2 GB, and where half of the layers would have to stay in float32."""
     fields, facts, path = samples_of(model, data, samples), own_facts(model, path), Path(path)
@@ -299,7 +299,8 @@ def rounded(
     data: WeatherData,  # whose training part gives the ranges
     samples: int = 64,
 ) -> Forecaster:  # to be trained by `fit`
-    "A model that rounds as eight bits will. Raises `WeatherError` for data of other variables, grid, history or step."
+    """A model whose convolutions and linear layers round as in eight bits; spectral layers and sums between layers do not. Raises
+    `WeatherError` for data of other variables, grid, history or step."""
     fields, model = samples_of(model, data, samples), copy.deepcopy(model)
     for layer, (low, high) in _ranges(model.net.eval(), fields).items():
         layer.register_forward_pre_hook(partial(_round_input, low, high))

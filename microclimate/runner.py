@@ -86,7 +86,7 @@ def _check_external(path, external):
     if size is None: raise ValueError(f"{path} has its weights in {data.name}, which is not beside it: copy both files.")
     if size != external["bytes"]:
         raise ValueError(f"{data} has {size} bytes of {external['bytes']}: it was cut off, or is another model's; copy it again.")
-    if digest_of(data) != external["sha256"]: raise ValueError(f"{data} holds other weights than those of {path}: copy both files again.")
+    if digest_of(data) != external.get("sha256"): raise ValueError(f"{data} holds other weights than those of {path}: copy both files again.")
 
 # %% ../nbs/31a_runner.ipynb #3c8b1a9c
 class OnnxRuntime:
@@ -124,6 +124,7 @@ ENGINES = dict(onnxruntime=OnnxRuntime, tract=Tract)
 def check_engines(engines):
     "Raises ValueError where one is unknown, before hours of work end on it."
     if isinstance(engines, str): raise ValueError(f"engines is '{engines}': give a list, as ['{engines}'].")
+    if not engines: raise ValueError(f"engines is empty: give {' or '.join(ENGINES)}, or both.")
     for engine in engines:
         if engine not in ENGINES: raise ValueError(f"Unknown engine '{engine}': use {' or '.join(ENGINES)}.")
 
@@ -246,9 +247,11 @@ class Runner:
         return possible(y, self.rows, sun)
 
     def _run(self, *fields):
-        try: return self.net(*fields)
+        try: y = self.net(*fields)
         except Exception as error:  # each engine has classes of its own
             raise ValueError(f"{self.path} does not run in {self.engine}: {_first(error)}. Export it again.") from error
+        if not np.isfinite(y).all(): raise ValueError(f"{self.path} gave numbers that are none: start from another time.")
+        return y
 
     def rollout(self, states, time, still, steps: int):  # as for `step`; yields valid times (b,) and states (b, c, h, w)
         "One step after another."
@@ -424,7 +427,6 @@ def forecast(
     not_onto(path, runner.path, initial)
     step = runner.facts["step_hours"]
     if hours <= 0 or hours % step: raise ValueError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
-    runner.rng = np.random.default_rng(runner.seed)
     states, time, still, fields, attrs = read_start(initial, runner, init_time)
     steps = int(hours // step)
     (sizes, plans), labels = _plans(runner, steps, fields, attrs), _labels(runner, initial, attrs)
