@@ -86,7 +86,7 @@ def _check_external(path, external):
     if size is None: raise ValueError(f"{path} has its weights in {data.name}, which is not beside it: copy both files.")
     if size != external["bytes"]:
         raise ValueError(f"{data} has {size} bytes of {external['bytes']}: it was cut off, or is another model's; copy it again.")
-    if digest_of(data) != external.get("sha256"): raise ValueError(f"{data} holds other weights than those of {path}: copy both files again.")
+    if digest_of(data) != external.get("sha256"): raise ValueError(f"{data} holds other weights than {path}'s: copy both files again.")
 
 # %% ../nbs/31a_runner.ipynb #3c8b1a9c
 class OnnxRuntime:
