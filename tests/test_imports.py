@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "lora": "models",
     "recipe": "loader rollout loss optim models",
     "train": "recipe",
-    "trials": "train plot evaluate",
+    "trials": "train plot evaluate compress",
     "pairs": "core grid climate",
     "events": "pairs",
     "ensembles": "pairs",
