@@ -605,7 +605,7 @@ def trade_off(
                [point(name, marker=marker, color="0.45", fillstyle="none") for name, marker in engines.items()]]
     fig, axes = sheet(len(costs), legends, panel=(3.6, 2.4))
     for ax, (column, label) in zip(axes, costs.items()):
-        for row in table.dropna(subset=[column]).itertuples():
+        for row in table.dropna(subset=[column, "skill_kept"]).itertuples():
             ax.plot(getattr(row, column), 100 * row.skill_kept, engines[row.runtime], color=colours[row.variant], ms=6, alpha=0.8, mew=0)
         ax.axhline(100, color="0.6", linewidth=0.8, zorder=1)
         ax.set(xscale="log", xlabel=label)
