@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 MAIN = ROOT / "nbs" / "run_forecast.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -126,6 +126,10 @@ def open_notebook(page, path):
     page.locator(".jp-DirListing-item", has_text=path.name).dblclick()
     page.locator(".jp-Notebook .jp-Cell").nth(len(book.cells) - 1).wait_for(state="attached", timeout=60_000)
     return book
+
+
+def test_every_notebook_is_seen():
+    assert len(NOTEBOOKS) == 58
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path.stem for path in (ROOT / "microclimate").glob("*.py") if not path.stem.startswith("_"))
+MODULES = sorted(path.stem for path in (ROOT / "microclimate").rglob("*.py") if not path.stem.startswith("_") and "assets" not in path.parts)
 
 # What a module may import, and with it all that those may import.
 MAY_IMPORT = {
@@ -119,6 +119,10 @@ def test_imported_packages_are_declared(module):
             continue
         names = {canonicalize_name(owner) for owner in owners.get(package, [package])}
         assert names & (needed if top else with_extras), f"microclimate.{module} imports {package}, which settings.ini does not name"
+
+
+def test_every_module_is_seen():
+    assert len(MODULES) == 51
 
 
 def test_the_table_has_no_circle():

@@ -17,10 +17,10 @@ import pytest
 import microclimate
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 RUNS = [path for path in NOTEBOOKS if path.stem.startswith("run_")]
 ROOMS = [path for path in NOTEBOOKS if path not in RUNS]
-MODULES = sorted(path for path in (ROOT / "microclimate").glob("*.py") if not path.stem.startswith("_"))
+MODULES = sorted(path for path in (ROOT / "microclimate").rglob("*.py") if not path.stem.startswith("_") and "assets" not in path.parts)
 
 
 def facts():
@@ -103,6 +103,10 @@ def test_kernel_is_this_environment():
 
 
 # modules and notebooks
+
+
+def test_every_notebook_and_module_is_seen():
+    assert (len(RUNS), len(ROOMS), len(MODULES)) == (7, 51, 51)
 
 
 @each(MODULES)
