@@ -23,11 +23,11 @@ setup(
     extras_require=extras | {"all": sorted({package for group in extras.values() for package in group})},
     entry_points={
         "console_scripts": [
-            "build_forecast_module=microclimate.payload:main",
+            "build_forecast_module=microclimate.delivery.payload:main",
             "nbdev_export=nbdev.doclinks:nbdev_export",
             "nbdev_test=nbdev.test:nbdev_test",
             "nbdev_clean=nbdev.clean:nbdev_clean",
-            "forecast_onnx=microclimate.runner:main",
+            "forecast_onnx=microclimate.device.runner:main",
         ]
     },
 )

@@ -26,7 +26,7 @@ def root():
 @pytest.fixture(scope="session")
 def shared():
     "The folder of real weather files; a test that asks for it is skipped on a machine without one."
-    from microclimate.core import shared_data
+    from microclimate.files import shared_data
 
     if (folder := shared_data()) is None:
         pytest.skip("no real weather files here: ../shared/data is absent, and MICROCLIMATE_SHARED_DATA names no folder")

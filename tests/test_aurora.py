@@ -19,10 +19,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from microclimate.aurora import AURORA_CHANNELS, VARIANTS, find_checkpoint, load_net, random_checkpoint
-from microclimate.core import WeatherError, shared_data, verify
+from microclimate.networks.aurora import (AURORA_CHANNELS, VARIANTS, find_checkpoint, load_net,
+                                          random_checkpoint)
+from microclimate.errors import WeatherError
+from microclimate.files import shared_data
+from microclimate.provenance import verify
 from microclimate.grid import regular_grid
-from microclimate.models import load_model
+from microclimate.models.registry import load_model
 
 aurora = pytest.importorskip("aurora")
 ROOT = Path(__file__).parents[1]
@@ -124,15 +127,15 @@ def test_channels_and_variants():
 
 FINETUNE = """
 import sys, torch
-from microclimate.aurora import AURORA_CHANNELS
-from microclimate.core import shared_data
-from microclimate.data import open_weather
+from microclimate.networks.aurora import AURORA_CHANNELS
+from microclimate.files import shared_data
+from microclimate.weather.open import open_weather
 from microclimate.grid import regular_grid
-from microclimate.loader import WeatherData
-from microclimate.lora import add_lora, save_adapter
-from microclimate.pretrained import load_aurora
+from microclimate.training.loader import WeatherData
+from microclimate.models.lora import add_lora, save_adapter
+from microclimate.models.aurora_region import load_aurora
 from microclimate.regrid import regrid
-from microclimate.train import fit
+from microclimate.training.train import fit
 torch.set_num_threads(1)
 weights, folder = sys.argv[1:]
 svalbard = regular_grid(78.9, 77.4, 13, 16.1, 0.1)

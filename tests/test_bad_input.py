@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from microclimate.core import WeatherError, save_dataset, sha256, verify
-from microclimate.data import open_weather
+from microclimate.errors import WeatherError
+from microclimate.files import sha256
+from microclimate.provenance import save_dataset, verify
+from microclimate.weather.open import open_weather
 
 
 LAT, LON = (61.0, 60.5, 60.0), (9.0, 9.5, 10.0, 10.5)
@@ -50,7 +52,7 @@ def scramble(path, first, last):
 
 
 def grib(path, values=283.0, name="2t"):
-    import eccodes  # after pyproj, which microclimate.read imports: the other order crashes when Python ends
+    import eccodes  # after pyproj, which microclimate.weather.read imports: the other order crashes when Python ends
 
     handle = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
     for key, value in dict(dataDate=20240601, shortName=name).items(): eccodes.codes_set(handle, key, value)

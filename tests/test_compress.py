@@ -13,16 +13,17 @@ import xarray as xr
 from test_runs import papermill
 
 from microclimate.batch import Normalizer
-from microclimate.compress import exported, halved, prune, quantise, rounded, samples_of, sensitivity, unrounded
-from microclimate.core import WeatherError
-from microclimate.data import open_weather
-from microclimate.export import export_model, quantise_weights, shake
+from microclimate.delivery.compress import (exported, halved, prune, quantise, rounded, samples_of,
+                                            sensitivity, unrounded)
+from microclimate.errors import WeatherError
+from microclimate.weather.open import open_weather
+from microclimate.delivery.export import export_model, quantise_weights, shake
 from microclimate.grid import regular_grid
-from microclimate.loader import WeatherData
-from microclimate.models import build_model, load_model, save_model
-from microclimate.net import count_parameters
-from microclimate.rollout import forecast
-from microclimate.runner import read_facts
+from microclimate.training.loader import WeatherData
+from microclimate.models.registry import build_model, load_model, save_model
+from microclimate.networks.net import count_parameters
+from microclimate.models.rollout import forecast
+from microclimate.device.runner import read_facts
 
 FEW = ("2t", "10u", "10v", "msl")
 
@@ -124,7 +125,7 @@ def test_nonsense_has_an_answer(small):
 FULL = """
 import resource, signal, sys
 import test_compress as t
-from microclimate.compress import quantise
+from microclimate.delivery.compress import quantise
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 data = t.WeatherData(t.walks(), batch_size=4)
 model = t.build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32)).eval()

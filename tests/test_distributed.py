@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from microclimate.core import WeatherError
+from microclimate.errors import WeatherError
 from microclimate.grid import regular_grid
-from microclimate.loader import WeatherData
-from microclimate.models import build_model
-from microclimate.train import fit
+from microclimate.training.loader import WeatherData
+from microclimate.models.registry import build_model
+from microclimate.training.train import fit
 
 SMALL = dict(dims=(8, 8, 16), layers=1, heads=2, blocks=1, d1=8)
 RECIPE = dict(epochs=2, lr=4e-3, rollout=(1, 2), ema=0.9, progress=False, log_every=3, device="cpu")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from microclimate.core import WeatherError
-from microclimate.data import ERA5_CREDIT, open_weather
+from microclimate.errors import WeatherError
+from microclimate.weather.open import ERA5_CREDIT, open_weather
 
 HOURS = pd.date_range("2024-05-31", "2024-06-03 02:00", freq="h")
 LEVELS = [300, 500, 700, 850]

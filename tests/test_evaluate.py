@@ -8,11 +8,12 @@ import pytest
 import xarray as xr
 from test_runs import COLUMNS, papermill
 
-from microclimate.core import sha256, verify
-from microclimate.data import open_weather
-from microclimate.evaluate import TABLE
-from microclimate.forecasts import open_forecast, write_wb2
-from microclimate.stations import at_stations, observations_from, stations, write_verif
+from microclimate.files import sha256
+from microclimate.provenance import verify
+from microclimate.weather.open import open_weather
+from microclimate.scores.evaluate import TABLE
+from microclimate.weather.forecasts import open_forecast, write_wb2
+from microclimate.scores.stations import at_stations, observations_from, stations, write_verif
 
 SHORT = dict(start="2025-06-01T00", end="2025-06-02T00", every_hours=24, lead_hours=12, variables=["2t", "msl"], climatology="2024",
              samples=50, thresholds={})

@@ -12,16 +12,17 @@ import pytest
 import tract
 import xarray as xr
 
-from microclimate import classic
+from microclimate.device import netcdf3
 from microclimate.batch import Normalizer
-from microclimate.core import CHANNELS, provenance, save_dataset, verify, with_cf
-from microclimate.data import open_weather
-from microclimate.export import export_model, inputs_of, shake
+from microclimate.variables import CHANNELS
+from microclimate.provenance import provenance, save_dataset, verify, with_cf
+from microclimate.weather.open import open_weather
+from microclimate.delivery.export import export_model, inputs_of, shake
 from microclimate.grid import regular_grid
-from microclimate.models import MODELS, build_model, load_model
-from microclimate.rollout import forecast
-from microclimate.runner import Runner, load_engine, read_facts, read_start
-from microclimate.runner import forecast as write
+from microclimate.models.registry import MODELS, build_model, load_model
+from microclimate.models.rollout import forecast
+from microclimate.device.runner import Runner, load_engine, read_facts, read_start
+from microclimate.device.runner import forecast as write
 
 ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
 NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
@@ -86,7 +87,7 @@ def test_a_week_from_the_file_is_that_of_torch(week):
 
 COMMAND = r"""
 import re, sys
-from microclimate.runner import main
+from microclimate.device.runner import main
 main(sys.argv[1:])
 assert not {"torch", "xarray", "pandas", "scipy", "netCDF4", "onnx"} & set(sys.modules), "a heavy library was imported"
 print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) / 1024)  # getrusage would count the parent's memory
@@ -205,7 +206,7 @@ def test_headers_that_are_damaged(hours, tmp_path):
     for at in range(4, 600):
         path.write_bytes(whole[:at] + b"\xfe" + whole[at + 1 :])
         with contextlib.suppress(ValueError):
-            classic.read(path)
+            netcdf3.read(path)
 
 
 def test_texts_that_are_damaged(hours, tmp_path):
@@ -232,7 +233,7 @@ def test_one_seed_is_one_forecast(hours, tmp_path):
 
 FULL = """
 import resource, signal, sys
-from microclimate.runner import forecast
+from microclimate.device.runner import forecast
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 forecast(*sys.argv[1:])

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from microclimate.baseline import Persistence
-from microclimate.core import WeatherError, verify
-from microclimate.data import open_weather
-from microclimate.evaluate import score
-from microclimate.forecasts import open_forecast, to_wb2, write_wb2
-from microclimate.rollout import forecast, forecast_to_file
+from microclimate.models.baseline import Persistence
+from microclimate.errors import WeatherError
+from microclimate.provenance import verify
+from microclimate.weather.open import open_weather
+from microclimate.scores.evaluate import score
+from microclimate.weather.forecasts import open_forecast, to_wb2, write_wb2
+from microclimate.models.rollout import forecast, forecast_to_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:After .* the air of the whole region")
 NAMES = ["2t", "10u", "10v", "tp", "z500"]
@@ -185,8 +186,8 @@ def test_an_archive_never_fills_memory(tmp_path):
     "Thirty files of 23 MB each, read through block by block, in a process that may hold but a part of them."
     code = f"""
 import resource, numpy as np, pandas as pd, xarray as xr
-from microclimate.forecasts import open_forecast
-from microclimate.pairs import blocks
+from microclimate.weather.forecasts import open_forecast
+from microclimate.scores.verification import blocks
 lead = np.arange(1, 41).astype("m8[h]").astype("m8[ns]")
 field = np.broadcast_to(np.float32(280) + np.arange(112, dtype="f4"), (20, 40, 64, 112))
 axes = dict(latitude=70 - np.arange(64) / 4, longitude=4 + np.arange(112) / 4, lead_time=lead)

@@ -20,17 +20,18 @@ import pytest
 import torch
 import xarray as xr
 
-from microclimate.core import WeatherError, verify
+from microclimate.errors import WeatherError
+from microclimate.provenance import verify
 from microclimate.grid import regular_grid
 
 for needed in ("aurora", "mlflow", "fastapi", "uvicorn"): pytest.importorskip(needed, reason="an extra is not installed: aurora or dev")
 
-import microclimate.foundry as foundry
-from microclimate.aurora import AURORA_CHANNELS, enliven, to_aurora
+import microclimate.delivery.foundry as foundry
+from microclimate.networks.aurora import AURORA_CHANNELS, enliven, to_aurora
 from microclimate.batch import Batch
-from microclimate.forecasts import open_forecast
-from microclimate.nature import sample, soil
-from microclimate.rollout import forecast_to_file
+from microclimate.weather.forecasts import open_forecast
+from microclimate.weather.nature import sample, soil
+from microclimate.models.rollout import forecast_to_file
 
 AZURITE = "3.37.0"
 ACCOUNT = "devstoreaccount1"  # the emulator's, with the key that its manual gives to everybody
@@ -40,7 +41,7 @@ TINY = dict(encoder_depths=(1, 1), encoder_num_heads=(2, 4), decoder_depths=(1, 
             window_size=(2, 3, 4))
 CLIENT = f"""
 import sys, xarray as xr
-from microclimate.foundry import submit_all
+from microclimate.delivery.foundry import submit_all
 with xr.open_dataset(sys.argv[1]) as ds:
     submit_all(ds, ds.time.values[1:9], 12, sys.argv[2], concurrency=4, timeout_s=200, poll_s=0.2, request_s={REQUEST_S})
 """

@@ -9,9 +9,10 @@ SCRIPT = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np, xarray as xr
-from microclimate.core import save_dataset, write_json
+from microclimate.files import write_json
+from microclimate.provenance import save_dataset
 from microclimate.grid import NORWAY
-from microclimate.rollout import write_stream
+from microclimate.models.rollout import write_stream
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[2])
 hour = np.array([3600 * 10**9], "m8[ns]")

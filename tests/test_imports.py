@@ -1,6 +1,7 @@
-"""Imports go one way: a module sees the rooms below it, never those above, and only packages that settings.ini names."""
+"""Imports go one way, by the table of chapters in CONTRIBUTING.md, and only to packages that settings.ini names."""
 
 import ast
+import re
 import sys
 from configparser import ConfigParser
 from importlib.metadata import packages_distributions
@@ -11,84 +12,65 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path.stem for path in (ROOT / "microclimate").rglob("*.py") if not path.stem.startswith("_") and "assets" not in path.parts)
-
-# What a module may import, and with it all that those may import.
-MAY_IMPORT = {
-    "core": "",
-    "sun": "",
-    "classic": "",
-    "runner": "sun classic",
-    "grid": "core",
-    "nature": "core grid sun",
-    "read": "core grid",
-    "standard": "core grid read",
-    "data": "core grid nature standard",
-    "forecasts": "data",
-    "climate": "core grid",
-    "regrid": "core grid",
-    "batch": "core grid sun",
-    "loader": "data batch",
-    "net": "",
-    "spectral": "net",
-    "sfno": "net batch spectral",
-    "mesh": "grid batch",
-    "gnn": "net grid batch mesh",
-    "edge": "net batch",
-    "climax": "net batch",
-    "baseline": "batch",
-    "aurora": "batch grid",
-    "aurora_fast": "core",
-    "models": "sfno gnn edge climax baseline aurora",
-    "transfer": "models",
-    "pretrained": "data models regrid rollout aurora_fast",
-    "rollout": "batch grid",
-    "members": "rollout",
-    "foundry": "aurora rollout",
-    "physics": "core grid batch",
-    "loss": "core grid batch physics",
-    "optim": "core",
-    "lora": "models",
-    "recipe": "loader rollout loss optim models",
-    "train": "recipe",
-    "trials": "train plot evaluate compress",
-    "pairs": "core grid climate",
-    "events": "pairs",
-    "ensembles": "pairs",
-    "spectra": "pairs",
-    "evaluate": "events ensembles spectra",
-    "stations": "data pairs",
-    "benchmark": "evaluate models",
-    "guide": "benchmark pretrained payload",
-    "maps": "core grid",
-    "plot": "maps",
-    "scorecards": "plot",
-    "compress": "train transfer export",
-    "export": "batch models runner",
-    "payload": "forecasts",
-    "shard": "data rollout models evaluate",
-    "serve": "data rollout models evaluate shard",
-    "monitor": "data rollout models evaluate shard serve",
+PACKAGE = ROOT / "microclimate"
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if not path.stem.startswith("_") and "assets" not in path.parts
 }
+MODULES = list(FILES)
+
+TOP = "top level"
+CHAPTER_ROW = re.compile(r"^\| (top level|`\w+`) \| .* \| (.*) \|$", flags=re.M)
 
 
-def below(module):
-    "Every room that `module` may see."
-    direct = MAY_IMPORT[module].split()
-    return set(direct).union(*map(below, direct))
+def chapter_table():
+    "Chapter to the chapters it may import, as CONTRIBUTING.md says."
+    rows = CHAPTER_ROW.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    names = lambda text: {name.strip("` ") for name in text.split(",")} - {"–"}
+    return {chapter.strip("`"): names(allowed) for chapter, allowed in rows}
+
+
+MAY_IMPORT = chapter_table()
+
+
+def reading_order():
+    "Dotted module name to its place in the order of reading, from the numbers of the notebooks."
+    places = {}
+    for path in (ROOT / "nbs").rglob("[0-9][0-9]_*.ipynb"):
+        number, name = path.stem.split("_", 1)
+        places[".".join([*path.relative_to(ROOT / "nbs").parts[:-1], name])] = int(number)
+    return places
+
+
+ORDER = reading_order()
+
+
+def chapter_of(module):
+    return module.split(".")[0] if "." in module else TOP
 
 
 def imports(path):
     "Dotted names that the file imports, each with whether it stands at the top level of the file."
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            start = "microclimate" + (f".{node.module}" if node.module else "") if node.level else node.module
-            names = [f"{start}.{alias.name}" for alias in node.names] if start == "microclimate" else [start]
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{start}.{alias.name}" for alias in node.names]
         yield from ((name, node in tree.body) for name in names)
+
+
+def rooms_seen(module):
+    "Modules of this package that a module imports."
+    for name, _ in imports(FILES[module]):
+        parts = name.split(".")[1:] if name.startswith("microclimate.") else []
+        found = [".".join(parts[:end]) for end in (2, 1) if ".".join(parts[:end]) in FILES]
+        yield from found[:1]
 
 
 def requirements():
@@ -102,10 +84,15 @@ def requirements():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module):
-    assert module in MAY_IMPORT, f"microclimate.{module} has no line in MAY_IMPORT: say there what it may import"
-    seen = {name.split(".")[1] for name, _ in imports(ROOT / "microclimate" / f"{module}.py") if name.startswith("microclimate.")}
-    above = sorted(seen - below(module))
-    assert not above, f"microclimate.{module} imports {above}, and may import {sorted(below(module))}"
+    "Into the chapters that the table names, and in its own chapter only to what is read before it."
+    chapter = chapter_of(module)
+    for seen in set(rooms_seen(module)) - {module}:
+        other = chapter_of(seen)
+        if other == chapter:
+            assert ORDER[seen] < ORDER[module], f"{module} imports {seen}, which is read after it"
+        else:
+            allowed = MAY_IMPORT[chapter]
+            assert other in allowed, f"{module} imports {seen}, and may import only {allowed}"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -113,7 +100,7 @@ def test_imported_packages_are_declared(module):
     "What stands at the top of a module is a requirement; what a function imports may be an extra."
     needed, with_extras = requirements()
     owners = packages_distributions()
-    for name, top in imports(ROOT / "microclimate" / f"{module}.py"):
+    for name, top in imports(FILES[module]):
         package = name.split(".")[0]
         if package == "microclimate" or package in sys.stdlib_module_names:
             continue
@@ -122,9 +109,21 @@ def test_imported_packages_are_declared(module):
 
 
 def test_every_module_is_seen():
-    assert len(MODULES) == 51
+    assert len(MODULES) == 55
+    assert set(map(chapter_of, MODULES)) == set(MAY_IMPORT)
 
 
-def test_the_table_has_no_circle():
-    for module in MAY_IMPORT:
-        assert module not in below(module)
+def test_chapters_have_no_circle():
+    below = {chapter: set(allowed) for chapter, allowed in MAY_IMPORT.items()}
+    for _ in MAY_IMPORT:  # as often as a path can be long
+        for chapter, seen in below.items():
+            below[chapter] = seen.union(*(below[name] for name in seen))
+    assert not [chapter for chapter, seen in below.items() if chapter in seen]
+
+
+def test_the_table_names_no_arrow_that_nobody_uses():
+    used = {chapter: set() for chapter in MAY_IMPORT}
+    for module in MODULES:
+        used[chapter_of(module)] |= set(map(chapter_of, rooms_seen(module)))
+    idle = {chapter: allowed - used[chapter] for chapter, allowed in MAY_IMPORT.items()}
+    assert not any(idle.values()), f"CONTRIBUTING.md allows what no module imports: {idle}"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import zarr
 
-from microclimate.core import CHANNELS, variable
+from microclimate.variables import CHANNELS, variable
 from microclimate.grid import NORWAY
 
 ROOM = 300  # MiB beyond what the imports take
@@ -14,10 +14,10 @@ TIMES = 1680  # 600 MiB
 TRAIN = """
 import resource, sys
 import torch
-from microclimate.data import open_weather
-from microclimate.loader import WeatherData
-from microclimate.models import build_model
-from microclimate.train import fit
+from microclimate.weather.open import open_weather
+from microclimate.training.loader import WeatherData
+from microclimate.models.registry import build_model
+from microclimate.training.train import fit
 torch.set_num_threads(1)
 
 def now(what): return int(next(line for line in open("/proc/self/status") if line.startswith(what)).split()[1]) * 1024

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 RUNS = [path for path in NOTEBOOKS if path.stem.startswith("run_")]
 ROOMS = [path for path in NOTEBOOKS if path not in RUNS]
-MODULES = sorted(path for path in (ROOT / "microclimate").rglob("*.py") if not path.stem.startswith("_") and "assets" not in path.parts)
+PACKAGE = ROOT / "microclimate"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_") and "assets" not in path.parts)
 
 
 def facts():
@@ -106,21 +107,29 @@ def test_kernel_is_this_environment():
 
 
 def test_every_notebook_and_module_is_seen():
-    assert (len(RUNS), len(ROOMS), len(MODULES)) == (7, 51, 51)
+    assert (len(RUNS), len(ROOMS), len(MODULES)) == (7, 55, 55)
 
 
 @each(MODULES)
 def test_module_comes_from_its_notebook(path):
-    head = re.search(r"File to edit: \.\./nbs/(\S+\.ipynb)", path.read_text(encoding="utf-8"))
+    head = re.search(r"File to edit: (?:\.\./)+nbs/(\S+\.ipynb)", path.read_text(encoding="utf-8"))
     assert head, f"{path.name} was not exported by nbdev: write it in a notebook"
     notebook = ROOT / "nbs" / head[1]
-    assert notebook.is_file() and re.search(rf"^#\| default_exp {path.stem}$", code(read(notebook)), flags=re.M)
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    assert notebook.is_file() and re.search(rf"^#\| default_exp {name}$", code(read(notebook)), flags=re.M)
 
 
 @each(ROOMS)
 def test_room_exports_its_module(path):
-    name = re.search(r"^#\| default_exp (\w+)$", code(read(path)), flags=re.M)[1]
-    assert re.fullmatch(rf"\d\d[a-z]?_{name}", path.stem) and (ROOT / "microclimate" / f"{name}.py").is_file()
+    name = re.search(r"^#\| default_exp ([\w.]+)$", code(read(path)), flags=re.M)[1].split(".")
+    assert path.relative_to(ROOT / "nbs").parts[:-1] == tuple(name[:-1])
+    assert re.fullmatch(rf"\d\d_{name[-1]}", path.stem) and PACKAGE.joinpath(*name).with_suffix(".py").is_file()
+
+
+def test_notebooks_are_numbered_from_nought():
+    for folder in {path.parent for path in ROOMS}:
+        numbers = sorted(int(path.stem[:2]) for path in ROOMS if path.parent == folder)
+        assert numbers == list(range(len(numbers))), f"{folder.name}: {numbers}"
 
 
 @each(NOTEBOOKS)
@@ -185,7 +194,7 @@ def test_readme_names_what_exists():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     commands = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S))
     assert set(re.findall(r"^make (\w+)", commands, flags=re.M)) <= targets
-    for name in set(re.findall(r"nbs/\w+\.ipynb", text)):
+    for name in set(re.findall(r"nbs/[\w/]+\.ipynb", text)):
         assert (ROOT / name).is_file(), f"README names {name}"
     for notebook, rest in re.findall(r"^papermill (nbs/\w+\.ipynb)(.*)$", commands, flags=re.M):
         unknown = set(re.findall(r"-p (\w+)", rest)) - set(parameters(read(ROOT / notebook)))

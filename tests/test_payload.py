@@ -10,12 +10,14 @@ import netCDF4
 import numpy as np
 import pytest
 
-from microclimate.core import CHANNELS, WeatherError, save_dataset
-from microclimate.data import open_weather
-from microclimate.forecasts import open_forecast
-from microclimate.models import load_model
-from microclimate.payload import build_forecast_module, unpack
-from microclimate.rollout import forecast_to_file
+from microclimate.errors import WeatherError
+from microclimate.variables import CHANNELS
+from microclimate.provenance import save_dataset
+from microclimate.weather.open import open_weather
+from microclimate.weather.forecasts import open_forecast
+from microclimate.models.registry import load_model
+from microclimate.delivery.payload import build_forecast_module, unpack
+from microclimate.models.rollout import forecast_to_file
 
 START = np.datetime64("2024-06-08", "ns")
 TYPESCRIPT = "typescript@5.9.3"
@@ -49,13 +51,13 @@ console.log(JSON.stringify({
 
 COMMAND = """
 import sys
-from microclimate.payload import main
+from microclimate.delivery.payload import main
 if __name__ == "__main__": sys.exit(main())
 """  # what pip writes for a console command
 
 FULL = """
 import resource, signal, sys
-from microclimate.payload import build_forecast_module
+from microclimate.delivery.payload import build_forecast_module
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # bytes that any file may have from here on
 build_forecast_module(*sys.argv[1:])

@@ -9,9 +9,9 @@ import sys
 import numpy as np, torch, xarray as xr
 from safetensors.torch import save_file
 from microclimate.grid import regular_grid
-from microclimate.loader import WeatherData
-from microclimate.models import build_model
-from microclimate.train import fit
+from microclimate.training.loader import WeatherData
+from microclimate.models.registry import build_model
+from microclimate.training.train import fit
 torch.set_num_threads(1)
 
 grid, rng = regular_grid(61, 59.5, 6, 8.25, 0.25), np.random.default_rng(3)

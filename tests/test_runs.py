@@ -12,10 +12,12 @@ import pytest
 import xarray as xr
 
 from microclimate.batch import Normalizer
-from microclimate.core import CHANNELS, sha256, verify
-from microclimate.data import open_weather
+from microclimate.variables import CHANNELS
+from microclimate.files import sha256
+from microclimate.provenance import verify
+from microclimate.weather.open import open_weather
 from microclimate.grid import regular_grid
-from microclimate.models import build_model, save_model
+from microclimate.models.registry import build_model, save_model
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["model", "boundary", "variable", "lead_hours", "metric", "value", "units"]

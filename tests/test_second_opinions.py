@@ -8,14 +8,15 @@ import pytest
 import xarray as xr
 from scipy.fft import dctn
 
-from microclimate.climate import climatology, climatology_at, of_years
-from microclimate.core import shared_data
-from microclimate.data import open_weather
-from microclimate.ensembles import rank_histogram
-from microclimate.evaluate import finish, needs, score, statistics, with_skill, with_vector_wind
-from microclimate.events import reliability
+from microclimate.weather.climate import climatology, climatology_at, of_years
+from microclimate.files import shared_data
+from microclimate.weather.open import open_weather
+from microclimate.scores.ensembles import rank_histogram
+from microclimate.scores.evaluate import (finish, needs, score, statistics, with_skill,
+                                          with_vector_wind)
+from microclimate.scores.events import reliability
 from microclimate.grid import Grid
-from microclimate.spectra import power, shells, spectra
+from microclimate.scores.spectra import power, shells, spectra
 
 pytest.importorskip("scores", reason="the dev extra is not installed")
 xs = pytest.importorskip("xskillscore", reason="the dev extra is not installed")

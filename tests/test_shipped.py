@@ -5,15 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from microclimate.baseline import Persistence
-from microclimate.core import assets, variable
-from microclimate.data import open_weather
-from microclimate.evaluate import compare
+from microclimate.models.baseline import Persistence
+from microclimate.variables import variable
+from microclimate.files import assets
+from microclimate.weather.open import open_weather
+from microclimate.scores.evaluate import compare
 from microclimate.grid import NORWAY, interior, spells
-from microclimate.loader import WeatherData
-from microclimate.models import build_model, load_model, read_config
-from microclimate.rollout import forecast, from_source
-from microclimate.train import fit
+from microclimate.training.loader import WeatherData
+from microclimate.models.registry import build_model, load_model, read_config
+from microclimate.models.rollout import forecast, from_source
+from microclimate.training.train import fit
 
 FOLDER = assets() / "models" / "sfno-tiny"
 

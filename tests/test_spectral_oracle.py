@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from microclimate.spectral import SpectralLayer, Spherical
+from microclimate.networks.spectral import SpectralLayer, Spherical
 
 
 def latitudes(kind, h):

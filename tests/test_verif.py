@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from microclimate.core import WeatherError
-from microclimate.stations import read_verif, score_stations, stations, write_verif
+from microclimate.errors import WeatherError
+from microclimate.scores.stations import read_verif, score_stations, stations, write_verif
 
 pytest.importorskip("verif", reason="the dev extra is not installed")
 
@@ -70,7 +70,7 @@ def test_verif_finds_our_scores(tmp_path, name, members):
 
 def test_scores_of_grids_are_the_same_scores():
     "Stations as the cells of one row, each of the same weight: the engine for grids gives the same numbers and counts."
-    from microclimate.evaluate import score
+    from microclimate.scores.evaluate import score
 
     forecast, seen = pair("2t")
     row = lambda ds: ds.drop_vars(["location", "name", "altitude"]).rename(location="x").expand_dims("y").assign_coords(

@@ -1,0 +1,1 @@
+"""Export, compression, web payloads and Azure AI Foundry."""

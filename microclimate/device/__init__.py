@@ -1,0 +1,1 @@
+"""A forecast from an ONNX file without PyTorch."""

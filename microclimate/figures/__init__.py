@@ -1,0 +1,1 @@
+"""Maps, meteograms, animations and scorecards."""

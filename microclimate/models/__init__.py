@@ -1,0 +1,1 @@
+"""Baselines, saved models, rollouts, ensembles and transfer to another region."""

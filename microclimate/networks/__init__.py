@@ -1,0 +1,1 @@
+"""The neural networks, from building blocks to whole models."""

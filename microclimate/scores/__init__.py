@@ -1,0 +1,1 @@
+"""Forecasts against the truth: metrics, events, ensembles, spectra and stations."""

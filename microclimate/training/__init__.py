@@ -1,0 +1,1 @@
+"""Windows of weather, losses, optimisers and the training loop."""

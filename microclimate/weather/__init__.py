@@ -1,0 +1,1 @@
+"""Weather from anywhere, as one standard Dataset."""
