@@ -224,7 +224,8 @@ def test_one_seed_is_one_forecast(hours, tmp_path):
     weather.assign(lsm=weather["z_sfc"]).to_netcdf(tmp_path / "weather.nc", format="NETCDF3_64BIT")
     runner, made = Runner(tmp_path / "noisy.onnx", seed=1), []
     for model, seed in ((runner, 0), (runner, 0), (runner.path, 1), (runner.path, 2)):
-        with xr.open_dataset(forecast_onnx(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed), decode_timedelta=True) as one:
+        path = forecast_onnx(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed)
+        with xr.open_dataset(path, decode_timedelta=True) as one:
             made.append(one["10u"].values)
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[3])
     with pytest.raises(ValueError, match="seed is -1"):

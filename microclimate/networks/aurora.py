@@ -24,6 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 # %% ../../nbs/networks/07_aurora.ipynb #ca69e1c2
+import microclimate.compute  # noqa: F401 -- before aurora and peft, which torchvision may stop
 from ..batch import Batch, Metadata, Normalizer
 from ..errors import WeatherError
 from ..variables import LEVELS

@@ -273,7 +273,8 @@ class FastEncoder:
         self.ground = (F.linear(ground, _kernel(e.surf_token_embeds, model.static_vars, history), e.surf_token_embeds.bias)
                        + e.surf_level_encoding).detach()
         self.surface = Dense(_kernel(e.surf_token_embeds, model.surf_vars, history), None, dtype)
-        self.mlp, self.norm = FastMLP(e.surf_mlp.net[0], e.surf_mlp.net[2], dtype), Norm(e.surf_norm.weight, e.surf_norm.bias, e.surf_norm.eps)
+        self.mlp = FastMLP(e.surf_mlp.net[0], e.surf_mlp.net[2], dtype)
+        self.norm = Norm(e.surf_norm.weight, e.surf_norm.bias, e.surf_norm.eps)
         levels = levels_expansion(torch.tensor(example.metadata.atmos_levels, device=device), e.embed_dim).float()
         self.columns = Perceiver(e.level_agg, e.atmos_latents, dtype, dtype, embed=_kernel(e.atmos_token_embeds, model.atmos_vars, history),
                                  bias=e.atmos_levels_embed(levels) + e.atmos_token_embeds.bias)

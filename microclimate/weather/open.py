@@ -256,7 +256,7 @@ def find(source) -> list:  # paths, URLs, and Datasets as they are
 
 # %% ../../nbs/weather/03_open.ipynb #b85cea26
 def read(path, wanted=None, lazy=False) -> list:  # of lazy Datasets
-    "Open one file or store, whatever it is; a Dataset is taken as it is. Raises `WeatherError` for a GRIB file that is to be read piece by piece."
+    "Open one file or store; a Dataset is taken as it is. Raises `WeatherError` for a GRIB file that is to be read piece by piece."
     if isinstance(path, xr.Dataset): return [in_chunks(path) if lazy else path.compute()]
     kind = file_kind(path)
     if lazy and kind == "grib": raise WeatherError(f"{path} is GRIB, which is read as a whole: open it without lazy, or make it NetCDF.")
@@ -291,7 +291,8 @@ def _files(source, wanted, box, span, lazy) -> list:  # standard pieces
 def _outside(paths, wanted, span, source):
     "Raises `WeatherError` where files hold the variables, but not the time."
     if span is None: return
-    times = [run["time"].values for path in paths for ds in read(path, wanted) for _, run in split_runs(ds, source_name(path)) if "time" in run.dims]
+    runs = [run for path in paths for ds in read(path, wanted) for _, run in split_runs(ds, source_name(path))]
+    times = [run["time"].values for run in runs if "time" in run.dims]
     if not times: return
     have = np.unique(np.concatenate(times).astype("M8[ns]"))
     if have[0] <= span[0] and span[1] <= have[-1]:
