@@ -216,6 +216,16 @@ def moved(text, file, source):
     return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", replace, text)
 
 
+def write(book, path, build):
+    "The page in the tree that Sphinx reads."
+    target = build / "source" / place(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = moved(cell.source, path, build / "source")
+    write_nb(book, target)
+
+
 def make(path, build):
     "The finished page of one notebook, from the store if it is there; and the seconds that it took."
     began = time.monotonic()
@@ -227,13 +237,7 @@ def make(path, build):
         for stale in kept.parent.glob(f"{where.stem}-*.ipynb"):
             stale.unlink()
         write_nb(book, kept)
-    target = build / "source" / where
-    target.parent.mkdir(parents=True, exist_ok=True)
-    book = read_nb(kept)
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            cell.source = moved(cell.source, path, build / "source")
-    write_nb(book, target)
+    write(read_nb(kept), path, build)
     return time.monotonic() - began
 
 
@@ -268,6 +272,7 @@ def copy_texts(source):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", type=Path, help="folder to build in")
+    parser.add_argument("--draft", action="store_true", help="execute nothing: pages without outputs")
     parser.add_argument("notebooks", type=Path, nargs="*", help="these only (default: all)")
     asked = parser.parse_args()
     paths = [path.resolve() for path in asked.notebooks] or notebooks()
@@ -276,6 +281,10 @@ def main():
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     copy_texts(source)
+    if asked.draft:
+        for path in paths:
+            write(page(read_nb(path), path), path, build)
+        return
     print(f"{len(paths)} notebooks; those that have changed are executed (all of them: about four minutes)")
     make_all(paths, build)
 
