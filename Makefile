@@ -5,11 +5,11 @@ BIN := .venv/bin
 
 # numerics in one thread, so that tests run side by side, and a busy machine does not wait for itself (two threads were 7 times
 # slower there for the forecast); the environment's own kernel, whatever kernels the user has installed
-forecast test check gate: export OMP_NUM_THREADS = 1
+forecast test check gate docs: export OMP_NUM_THREADS = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport JUPYTER_PATH PYTHONPATH
 
-.PHONY: help environment forecast test check gate lab lock clean
+.PHONY: help environment forecast test check gate lab docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -47,6 +47,11 @@ gate: .venv/.installed  ## nbdev_export and nbdev_clean must change nothing
 
 lab: .venv/.installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
+
+docs: .venv/.installed  ## the site, every notebook executed, into build/docs/html/
+	$(BIN)/python docs/pages.py build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -j 2 build/docs/source build/docs/html
+	@echo "the site: build/docs/html/index.html"
 
 lock:  ## resolve settings.ini anew, with every extra and the torch of the present lock, into requirements.lock
 	rm -rf .venv-lock

@@ -1,7 +1,9 @@
 """Sphinx's settings. `make docs` builds the pages first (docs/pages.py); nothing here asks a network."""
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.errors import ExtensionError
 
 project = "microclimate"
 author = "the microclimate authors"
@@ -27,7 +29,11 @@ html_copy_source = False
 
 def formula(writer, node):
     "MathML, which browsers draw by themselves: no script, no font, no network."
-    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    try:
+        drawn = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+    except MathError as error:
+        raise ExtensionError(f"write this formula otherwise: {node.astext()!r}: {error}") from error
+    writer.body.append(drawn)
     raise nodes.SkipNode
 
 
