@@ -40,7 +40,6 @@ def build(folder, *arguments):
 @pytest.fixture(scope="module")
 def draft(tmp_path_factory):
     "The whole site without executing a cell: nbdev's docs step, then Sphinx."
-    pytest.importorskip("furo", reason="the docs set is not installed")
     folder = tmp_path_factory.mktemp("draft")
     html, said = build(folder, "--draft")
     return folder / "source", html, said
@@ -98,7 +97,6 @@ def test_formulas_need_no_script(draft):
 
 
 def test_site_of_two_notebooks_asks_no_network(tmp_path):
-    pytest.importorskip("furo", reason="the docs set is not installed")
     folder = tmp_path / "site"
     run(sys.executable, PAGES, folder, *SHOWN)
     run(sys.executable, "-m", "sphinx", "-q", folder / "source", folder / "html")

@@ -16,7 +16,7 @@ from scipy.fft import dctn
 
 from ..errors import WeatherError
 from ..grid import Grid
-from .verification import Block, check_pair, iterate_blocks, units_of
+from .verification import PairBlock, check_pair, iterate_blocks, units_of
 
 # %% ../../nbs/scores/03_spectra.ipynb #af42b689
 def mode_wavelengths(grid: Grid) -> np.ndarray:  # (h, w) km; infinite for mode (0, 0), the mean
@@ -59,7 +59,9 @@ def power(
     return np.add.reduceat(modes[:, sums.order], sums.starts, axis=1) / modes.shape[1]
 
 # %% ../../nbs/scores/03_spectra.ipynb #f8b95823
-def _of_block(block: Block, sums: Shells) -> tuple[np.ndarray, np.ndarray]:  # forecast's and truth's (n, shell), where the truth is known
+def _of_block(
+    block: PairBlock, sums: Shells
+) -> tuple[np.ndarray, np.ndarray]:  # forecast's and truth's (n, shell), where the truth is known
     "Power of the states in a block. Raises `WeatherError` where one is not whole."
     pair, which = block.pair, block.pair.which[block.known]
     states, at = np.unique(which, return_inverse=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['region_weights', 'land_sea', 'elevation_bands', 'edge_rings', 'split_levels', 'check_axis', 'units_of',
-           'window_means', 'valid_index', 'check_pair', 'check_climatology', 'Pair', 'plan_blocks', 'Block',
+           'window_means', 'valid_index', 'check_pair', 'check_climatology', 'Pair', 'plan_blocks', 'PairBlock',
            'iterate_blocks', 'Metric', 'parse_name']
 
 # %% ../../nbs/scores/00_verification.ipynb #a0d26a5a
@@ -312,7 +312,7 @@ def _finite(values: np.ndarray) -> bool:
 
 # %% ../../nbs/scores/00_verification.ipynb #769519c0
 @dataclass(frozen=True)
-class Block:
+class PairBlock:
     "Some initial times and leads of one variable."
     name: str
     inits: slice
@@ -352,7 +352,7 @@ def iterate_blocks(
     variables: Sequence[str] | None = None,  # default: all of the forecast
     climatology: xr.Dataset | None = None,  # hour, perhaps dayofyear, and the grid
     missing: Sequence[str] = (),  # variables that may hold NaNs
-) -> Iterator[Block]:  # variable after variable
+) -> Iterator[PairBlock]:  # variable after variable
     "All pairs of a forecast and its truth, in blocks of bounded memory. Raises `WeatherError` for a pair that cannot be compared."
     forecast, truth, grid = check_pair(forecast, truth, variables)
     climatology = None if climatology is None else check_climatology(climatology, forecast)
@@ -366,7 +366,7 @@ def iterate_blocks(
             gaps = _has_gaps(name, raw if known.all() else raw[..., known, :], states[wanted >= 0], name in missing)
             usual = _climate(climatology, name, time[np.maximum(wanted, 0)])
             pair = Pair(raw, states, which.ravel(), grid, usual, whole=not gaps and known.all())
-            yield Block(name, slice(i.start, i.start + at[i, j].shape[0]), slice(j.start, j.start + at[i, j].shape[1]), pair, known)
+            yield PairBlock(name, slice(i.start, i.start + at[i, j].shape[0]), slice(j.start, j.start + at[i, j].shape[1]), pair, known)
 
 # %% ../../nbs/scores/00_verification.ipynb #35aac527
 @dataclass(frozen=True)
