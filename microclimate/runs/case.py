@@ -24,7 +24,7 @@ from ..batch import channels_of, series, step_of
 from ..errors import WeatherError
 from ..figures import plot, scorecards
 from ..grid import Grid, interior
-from ..models.aurora_region import HALO, inside, load_aurora, open_region, step_times
+from ..models.aurora_region import HALO, crop_region, load_aurora, open_region, step_times
 from ..models.baseline import Persistence
 from ..models.registry import Forecaster, load_model, model_folder, read_config
 from ..models import rollout
@@ -193,7 +193,7 @@ def open_aurora_case(
     start = outer.time.values[-1] if start is None else start
     check_start(net, outer, start)
     facts = dict(weights_sha256=sha256(weights))
-    return Case(net, start, lead_hours, inside(outer, area), outer, area, str(source), seed, facts)
+    return Case(net, start, lead_hours, crop_region(outer, area), outer, area, str(source), seed, facts)
 
 # %% ../../nbs/runs/01_case.ipynb #07789e0a
 @patch
