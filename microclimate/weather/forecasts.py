@@ -17,7 +17,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_forecasts.ipynb #e1611b2c
 from ..errors import WeatherError
-from ..variables import CHANNELS, COLUMNS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, VARIABLES, in_order, variable
 from ..files import as_slice, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, provenance
 from ..grid import Grid, region as named_region
@@ -399,13 +399,11 @@ def _nothing(files, source) -> str:
 
 def _dressed(ds) -> xr.Dataset:
     "Variables in the table's order, with its attributes."
-    order = [*CHANNELS, *VARIABLES]
-    names = sorted((n for n in ds.data_vars if n != "crs"), key=lambda n: order.index(n) if n in order else len(order))
+    names = in_order(n for n in ds.data_vars if n != "crs")
     ds = ds[[*names, *(["crs"] if "crs" in ds else [])]].drop_encoding()
     for name in names:
-        row, notes = variable(name), {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
-        about = dict(long_name=row.long_name, units=row.units) | (dict(standard_name=row.standard_name) if row.standard_name else {})
-        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(about | notes)
+        notes = {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
+        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(variable(name).attrs | notes)
     return ds.drop_attrs(deep=False).assign_attrs({k: v for k, v in ds.attrs.items() if k != "path"})
 
 # %% ../../nbs/weather/04_forecasts.ipynb #019e376d
