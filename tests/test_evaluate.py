@@ -11,7 +11,7 @@ from test_runs import COLUMNS, papermill
 from microclimate.files import sha256
 from microclimate.provenance import verify
 from microclimate.weather.open import open_weather
-from microclimate.scores.evaluate import TABLE
+from microclimate.scores.evaluate import TABLE_COLUMNS
 from microclimate.weather.forecasts import open_forecast, write_wb2
 from microclimate.scores.stations import at_stations, observations_from, stations, write_verif
 
@@ -46,7 +46,7 @@ def norway(tmp_path_factory):
 
 def test_models_are_run_and_scored(norway):
     out, table = norway
-    assert list(table.columns) == TABLE and TABLE[:7] == COLUMNS
+    assert list(table.columns) == TABLE_COLUMNS and TABLE_COLUMNS[:7] == COLUMNS
     assert set(table.model) == {"sfno-tiny", "persistence", "climatology"} and set(table.variable) == {"2t", "msl"}
     assert {"rmse", "mae", "bias", "acc", "activity", "skill_persistence", "skill_climatology"} <= set(table.metric)
     assert {"all", "interior", "land", "sea", "below 200 m"} <= set(table.region)
