@@ -17,8 +17,8 @@ import xarray as xr
 # %% ../nbs/03_provenance.ipynb #da07b709
 from .errors import WeatherError
 from .files import atomic, project_root
-from .variables import (axis_attributes, cf_attributes, disk_name, from_disk_name, in_order,
-                                    variable, vertical_coordinate)
+from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of, disk_name,
+                                    from_disk_name, in_order, variable, vertical_coordinate)
 
 # %% ../nbs/03_provenance.ipynb #4ac2380a
 def _git(*args: str) -> str:
@@ -81,18 +81,15 @@ def _with_bounds(ds: xr.Dataset) -> xr.Dataset:
 def _as_field(ds: xr.Dataset, name: str) -> xr.DataArray:
     "A variable with the attributes and the compression that it has in a file."
     da, timed = ds[name], bool({"time", "lead_time"} & set(ds[name].dims))
-    apart = [disk_name(c) for c in da.coords if c not in da.dims]
-    apart += [vertical[0] for vertical in [vertical_coordinate(name)] if vertical]
     da = da.assign_attrs(cf_attributes(name, _hours_of(ds, name), timed))
     if "crs" in ds: da.attrs["grid_mapping"] = "crs"
-    da.encoding = dict(coordinates=" ".join(sorted(apart)) or None)
+    da.encoding = dict(coordinates=coordinates_of(name, set(da.coords) - set(da.dims)) or None)
     if da.ndim > 2: da.encoding |= dict(zlib=True, complevel=1, shuffle=True)
     if da.ndim > 2 and timed: da.encoding |= dict(chunksizes=(1,) * (da.ndim - 2) + da.shape[-2:])
     return da
 
 # %% ../nbs/03_provenance.ipynb #cd9b372f
-_seconds = dict(M=dict(units="seconds since 1970-01-01 00:00:00", calendar="proleptic_gregorian", dtype="f8"),
-                m=dict(units="seconds", dtype="f8"))
+_seconds = dict(M=SINCE | dict(dtype="f8"), m=dict(units="seconds", dtype="f8"))
 
 def _encode_axes(ds: xr.Dataset) -> xr.Dataset:
     "Times as seconds, coordinates without a value for what is missing, and one axis that can grow."
