@@ -13,8 +13,8 @@ import xarray as xr
 from test_runs import papermill
 
 from microclimate.batch import Normalizer
-from microclimate.delivery.compress import (exported, halved, prune, quantise, rounded, samples_of,
-                                            sensitivity, unrounded)
+from microclimate.delivery.compress import (in_bfloat16, load_exported, prune, quantise, sample_inputs, sensitivity,
+                                            with_rounding, without_rounding)
 from microclimate.errors import WeatherError
 from microclimate.weather.open import open_weather
 from microclimate.delivery.export import export_model, quantise_weights, shake
@@ -53,7 +53,7 @@ def test_pruned_models_are_smaller_and_come_back(name, wander, tmp_path):
     here = forecast(small, wander, start, 2)
     xr.testing.assert_identical(forecast(again, wander, start, 2), here)
     export_model(again, tmp_path / "small.onnx", engines=("onnxruntime",))
-    there = forecast(exported(again, tmp_path / "small.onnx"), wander, start, 2)
+    there = forecast(load_exported(again, tmp_path / "small.onnx"), wander, start, 2)
     for i, n in enumerate(model.channels):
         assert abs(here[n] - there[n]).max() < 1e-3 * model.normalizer.std[i]
     assert count_parameters(prune(again, data, 0.2).net) <= 0.8 * count_parameters(again.net)
@@ -100,13 +100,17 @@ def test_the_wrong_model(small, tmp_path):
     model, data, path = small
     other = build_model("edge-dense", data.normalizer, data.grid, aux=("doy",), dims=(16, 24, 32)).eval()
     with pytest.raises(WeatherError, match="whose aux differ"):
-        exported(other, path)
-    dressed = {"in bfloat16": halved(model), "in an engine": exported(model, path), "with unrounded": rounded(model, data, 4)}
+        load_exported(other, path)
+    dressed = {
+        "in bfloat16": in_bfloat16(model),
+        "in an engine": load_exported(model, path),
+        "with rounding": with_rounding(model, data, 4),
+    }
     for sentence, one in dressed.items():
         with pytest.raises(WeatherError, match=sentence):
             export_model(one, tmp_path / "out.onnx")
-    with pytest.raises(WeatherError, match="give what `rounded` was given"):
-        unrounded(rounded(model, data, 4), build_model("edge-dense", data.normalizer, data.grid, dims=(8, 8, 8)))
+    with pytest.raises(WeatherError, match="give what `with_rounding` was given"):
+        without_rounding(with_rounding(model, data, 4), build_model("edge-dense", data.normalizer, data.grid, dims=(8, 8, 8)))
     assert not any(tmp_path.iterdir())
 
 
@@ -117,9 +121,9 @@ def test_nonsense_has_an_answer(small):
             prune(model, data, ratio)
     for few in (0, -1):
         with pytest.raises(WeatherError, match="take at least one"):
-            samples_of(model, data, few)
+            sample_inputs(model, data, few)
     with pytest.raises(ValueError, match="cannot load .*test_compress.py"):
-        sensitivity(__file__, samples_of(model, data, 2))
+        sensitivity(__file__, sample_inputs(model, data, 2))
 
 
 FULL = """
@@ -152,7 +156,7 @@ def test_the_whole_table(tmp_path):
     save_model(model.eval(), tmp_path / "model", {})
     done = papermill("run_export.ipynb", tmp_path / "out", model=tmp_path / "model", source="nature:5", region=[62, 58, 5, 11],
                      start="2024-06-01", end="2024-06-14", spell_hours=None, holdout="2024-06-12/2024-06-14",
-                     validate="2024-06-10/2024-06-11", epochs=1, rounding_epochs=1, rollout=[1], val_steps=2, val_most=8, samples=16,
+                     validate="2024-06-10/2024-06-11", epochs=1, rounding_epochs=1, rollout=[1], val_steps=2, max_val_windows=8, samples=16,
                      test_starts=3, lead_hours=3, rounds=1)
     assert done.returncode == 0, done.stderr[-3000:]
     table = pd.read_csv(tmp_path / "out" / "table.csv")

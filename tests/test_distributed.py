@@ -23,7 +23,7 @@ def data():
     wave = lambda mean, size, turn: (mean + size * np.sin(angle + turn) + 0.05 * size * rng.normal(size=angle.shape)).astype("float32")
     fields = {"2t": wave(278, 4, 0), "10u": wave(3, 5, 2), "msl": wave(101000, 700, 1)}
     ds = xr.Dataset({name: (("time", *grid.dims), x) for name, x in fields.items()}, grid.coords() | dict(time=time))
-    return WeatherData(ds, steps=2, validate=3, batch_size=12, seed=5, val_most=33, epoch_batches=10)
+    return WeatherData(ds, steps=2, validate=3, batch_size=12, seed=5, max_val_windows=33, epoch_batches=10)
 
 
 @pytest.fixture(scope="module")

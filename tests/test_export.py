@@ -22,7 +22,7 @@ from microclimate.grid import regular_grid
 from microclimate.models.registry import MODELS, build_model, load_model
 from microclimate.models.rollout import forecast
 from microclimate.device.runner import Runner, load_engine, read_facts, read_start
-from microclimate.device.runner import forecast as write
+from microclimate.device.runner import forecast_onnx
 
 ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
 NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
@@ -192,9 +192,9 @@ def test_forecasts_that_cannot_be_written(hours, tmp_path):
     before = {path: path.read_bytes() for path in (model, weather)}
     for path in before:
         with pytest.raises(ValueError, match="would be overwritten: choose another name"):
-            write(model, weather, path, 3)
+            forecast_onnx(model, weather, path, 3)
     with pytest.raises(ValueError, match="GB do not fit on the disk"):
-        write(model, weather, tmp_path / "long.nc", 10**9)
+        forecast_onnx(model, weather, tmp_path / "long.nc", 10**9)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -206,7 +206,7 @@ def test_headers_that_are_damaged(hours, tmp_path):
     for at in range(4, 600):
         path.write_bytes(whole[:at] + b"\xfe" + whole[at + 1 :])
         with contextlib.suppress(ValueError):
-            netcdf3.read(path)
+            netcdf3.read_netcdf3(path)
 
 
 def test_texts_that_are_damaged(hours, tmp_path):
@@ -224,7 +224,8 @@ def test_one_seed_is_one_forecast(hours, tmp_path):
     weather.assign(lsm=weather["z_sfc"]).to_netcdf(tmp_path / "weather.nc", format="NETCDF3_64BIT")
     runner, made = Runner(tmp_path / "noisy.onnx", seed=1), []
     for model, seed in ((runner, 0), (runner, 0), (runner.path, 1), (runner.path, 2)):
-        with xr.open_dataset(write(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed), decode_timedelta=True) as one:
+        path = forecast_onnx(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed)
+        with xr.open_dataset(path, decode_timedelta=True) as one:
             made.append(one["10u"].values)
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[3])
     with pytest.raises(ValueError, match="seed is -1"):
@@ -233,10 +234,10 @@ def test_one_seed_is_one_forecast(hours, tmp_path):
 
 FULL = """
 import resource, signal, sys
-from microclimate.device.runner import forecast
+from microclimate.device.runner import forecast_onnx
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-forecast(*sys.argv[1:])
+forecast_onnx(*sys.argv[1:])
 """
 
 

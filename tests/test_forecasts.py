@@ -187,7 +187,7 @@ def test_an_archive_never_fills_memory(tmp_path):
     code = f"""
 import resource, numpy as np, pandas as pd, xarray as xr
 from microclimate.weather.forecasts import open_forecast
-from microclimate.scores.verification import blocks
+from microclimate.scores.verification import plan_blocks
 lead = np.arange(1, 41).astype("m8[h]").astype("m8[ns]")
 field = np.broadcast_to(np.float32(280) + np.arange(112, dtype="f4"), (20, 40, 64, 112))
 axes = dict(latitude=70 - np.arange(64) / 4, longitude=4 + np.arange(112) / 4, lead_time=lead)
@@ -197,7 +197,7 @@ for k in range(30):
     ds.to_netcdf(f"{tmp_path}/{{k:02d}}.nc", engine="netcdf4", encoding={{"2t": dict(zlib=True, complevel=1, chunksizes=(1, 1, 64, 112))}})
 rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 ds = open_forecast("{tmp_path}/*.nc")
-before, means = rss(), [float(ds["2t"].isel(init_time=i, lead_time=j).mean()) for i, j in blocks(ds["2t"])]
+before, means = rss(), [float(ds["2t"].isel(init_time=i, lead_time=j).mean()) for i, j in plan_blocks(ds["2t"])]
 assert ds["2t"].nbytes > 680e6 and np.allclose(means, 335.5)
 print(rss() - before)
 """

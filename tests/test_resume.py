@@ -21,7 +21,7 @@ wave = lambda mean, size, turn: (grid.dims, mean + size * np.sin(angle + turn) +
 fields = {"2t": wave(278, 4, 0), "10u": wave(3, 5, 2), "msl": wave(101000, 700, 1)}
 ds = xr.Dataset({name: (("time", *dims), x.astype("float32")) for name, (dims, x) in fields.items()}, grid.coords() | dict(time=time))
 
-data = WeatherData(ds, history=2, steps=2, validate=3, batch_size=8, seed=5, val_most=32)
+data = WeatherData(ds, history=2, steps=2, validate=3, batch_size=8, seed=5, max_val_windows=32)
 model = build_model("sfno-tiny", data.normalizer, data.grid, history=2, aux=("solar",), seed=7, dropout=0.1,
                     dims=(8, 8, 16), layers=1, heads=2, blocks=1, d1=8)
 fit(model, data, sys.argv[1], progress=False, checkpoint_every=4, log_every=5,

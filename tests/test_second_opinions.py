@@ -12,7 +12,7 @@ from microclimate.weather.climate import climatology, climatology_at, of_years
 from microclimate.files import shared_data
 from microclimate.weather.open import open_weather
 from microclimate.scores.ensembles import rank_histogram
-from microclimate.scores.evaluate import (finish, needs, score, statistics, with_skill,
+from microclimate.scores.evaluate import (finish_scores, needed_statistics, score, statistics, with_skill,
                                           with_vector_wind)
 from microclimate.scores.events import reliability
 from microclimate.grid import Grid
@@ -204,8 +204,8 @@ def test_reliability(name):
 @pytest.mark.parametrize("name, weights", [way for way in WHOLE if "10u" in KINDS[way[0]]])
 def test_vector_wind(name, weights):
     here, metrics, (u, v) = case(name), ["rmse", "acc"], (other(name, n, weights) for n in ("10u", "10v"))
-    stats = statistics(here.forecast, here.truth, needs(metrics), ["10u", "10v"], here.clim, weights=weigh(weights))
-    ours = finish(with_vector_wind(stats), metrics).vector_wind.values
+    stats = statistics(here.forecast, here.truth, needed_statistics(metrics), ["10u", "10v"], here.clim, weights=weigh(weights))
+    ours = finish_scores(with_vector_wind(stats), metrics).vector_wind.values
     agree(ours[0], np.sqrt(continuous.mse(u.f, u.o, **u.lead) + continuous.mse(v.f, v.o, **v.lead)).values, "rmse")
     agree(ours[1], correlation(*(a + b for a, b in zip(products(u), products(v)))).values, "acc")
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #21031540
-from ..delivery.compress import Taught
+from ..delivery.compress import DistilledData
 from ..errors import WeatherError
 from ..files import write_json
 from ..scores.evaluate import compare
@@ -34,8 +34,8 @@ from ..figures.maps import headline, style
 from ..models.registry import Forecaster, build_model, load_model
 from ..training.physics import LAWS, PhysicsHeads, allowed_heads
 from ..figures.plot import colours_of, sheet
-from ..training.recipe import Recipe, TrainModule, steps_at, true_pairs
-from ..training.train import quiet
+from ..training.recipe import Recipe, TrainModule, rollout_length, true_pairs
+from ..training.train import quiet_lightning
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #44080ad5
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Variant:
     model: str  # from `models.MODELS`
     net: dict  # keywords of the network
     recipe: dict  # keywords of `Recipe`
-    teacher: str | None = None  # a model folder or a shipped model that it learns from, see `compress.Taught`
+    teacher: str | None = None  # a model folder or a shipped model that it learns from, see `compress.DistilledData`
     share: float = 0.5  # of the teacher
 
     def __post_init__(self):
@@ -55,7 +55,7 @@ class Variant:
 
     def lesson(self, data: WeatherData) -> WeatherData:
         "What it learns from."
-        return Taught(data, load_model(self.teacher), self.share) if self.teacher else data
+        return DistilledData(data, load_model(self.teacher), self.share) if self.teacher else data
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #94fd0e8e
 def variants(
@@ -87,8 +87,8 @@ class _Clock(L.Callback):
 
 def _short_training(model, data, recipe, rounds):
     module, clock, data.trainer = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe), _Clock(), None
-    module.learn_laws(data)
-    with quiet():
+    module.fit_laws(data)
+    with quiet_lightning():
         L.Trainer(max_steps=rounds + 1, accelerator="cpu", devices=1, precision=recipe.precision, callbacks=[clock], limit_val_batches=0,
                   logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False).fit(module, data)
     return (clock.times[-1] - clock.times[0]) / rounds
@@ -100,7 +100,7 @@ def batches_in(
     recipe: Recipe,
 ) -> int:  # batches of an epoch
     "So many batches in every epoch fill the time. Raises `WeatherError` where not even one fits."
-    mean = np.mean([steps[steps_at(recipe.rollout, epoch, recipe.epochs)] for epoch in range(recipe.epochs)])
+    mean = np.mean([steps[rollout_length(recipe.rollout, epoch, recipe.epochs)] for epoch in range(recipe.epochs)])
     batches = int(seconds / recipe.epochs / mean)
     if not batches: raise WeatherError(f"Not one batch an epoch fits into {seconds:g} s: give more time, or fewer epochs.")
     return batches
@@ -182,7 +182,7 @@ def scored(
     forecast: xr.Dataset,
     truth: xr.Dataset,
     references: list,  # forecasts of baselines
-) -> pd.DataFrame:  # columns of `evaluate.TABLE`
+) -> pd.DataFrame:  # columns of `evaluate.TABLE_COLUMNS`
     "RMSE of a forecast beside the references."
     area, plain = (compare([forecast, *references], truth, metrics=["rmse"], weights=weights, samples=0) for weights in ("area", None))
     return pd.concat([area, plain[plain.metric == "rmse"].assign(metric="rmse_plain")], ignore_index=True)

@@ -253,9 +253,9 @@ def quantise_weights(
     path: str | Path,  # its ONNX file, from `export_model`
     small: str | Path,  # the file to make
     external: bool | None = None,  # as for `save_onnx`
-    most: float = 0.05,  # tendency error
+    max_error: float = 0.05,  # tendency error
 ) -> dict:  # `differences` in ONNX Runtime
-    "The same model with its weights in eight bits. Raises `WeatherError` for another model's file, and an error above `most`."
+    "The same model with its weights in eight bits. Raises `WeatherError` for another model's file, and an error above `max_error`."
     import onnx_ir
     facts = own_facts(model, path)
     not_onto(small, path)
@@ -265,7 +265,7 @@ def quantise_weights(
         weights_to_int8(graph)
         save_onnx(graph, facts | dict(external=None), part, external)
         off = differences(model, part)
-        if not off["tendency"] < most:
+        if not off["tendency"] < max_error:
             raise WeatherError(f"{model.name} with weights in eight bits has a tendency error of {off['tendency']:.1%}: keep float32.")
         return off
     return _named_last(Path(small), make)

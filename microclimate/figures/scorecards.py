@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TERRITORIES', 'PUBLISHED', 'PERFECT', 'BETTER', 'UNSURE', 'CELL', 'DASHES', 'ENGINE_MARKERS', 'title_of',
            'metric_name', 'anchors', 'score_by_lead', 'lead_axis', 'scorecard', 'few_leads', 'edge_curves',
-           'lead_colours', 'lead_lines', 'error_maps', 'spectrum_curves', 'reliability_diagram', 'rank_histograms',
-           'trade_off', 'markdown_scores']
+           'lead_colours', 'lead_lines', 'error_map_figure', 'spectrum_curves', 'reliability_diagram',
+           'rank_histograms', 'trade_off', 'markdown_scores']
 
 # %% ../../nbs/figures/02_scorecards.ipynb #d70f0b7d
 import re
@@ -428,7 +428,7 @@ def _kind_lines(kinds: Sequence[tuple[str, str]]) -> list:  # for a legend
 
 # %% ../../nbs/figures/02_scorecards.ipynb #ab084d77
 @style()
-def error_maps(
+def error_map_figure(
     ds: xr.Dataset,  # variables (statistic, lead_time, grid), statistics 'bias' and 'rmse'
     name: str,  # the variable
     leads: Sequence[float] | None = None,  # hours; default: up to four

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 # %% ../../nbs/models/03_members.ipynb #bcf1c417
-from ..batch import Batch, Normalizer, possible
+from ..batch import Batch, Normalizer, clip_to_bounds
 from ..errors import WeatherError
 from ..variables import variable
 from ..grid import Grid
@@ -73,7 +73,7 @@ def perturbed(
     noise = torch.stack([field - field.mean(0) for field in (draw() for _ in range(len(x)))])  # (b, m, c, h, w)
     move = (size * amplitude(normalizer, batch.channels) * noise).flatten(0, 1)[:, None].to(x)
     around = _repeat(batch, members)
-    return around.with_state(possible(around.stack() + move, batch.channels), batch.channels, around.metadata.time)
+    return around.with_state(clip_to_bounds(around.stack() + move, batch.channels), batch.channels, around.metadata.time)
 
 # %% ../../nbs/models/03_members.ipynb #330fd4c0
 @dataclass(frozen=True)

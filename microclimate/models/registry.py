@@ -24,15 +24,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/models/01_registry.ipynb #2f258a89
 from ..networks.aurora import AuroraNet
-from ..batch import Batch, Normalizer, aux_fields, aux_width, possible, sunlight
-from ..networks.climax import PRESETS as CLIMAX_PRESETS, ClimaX
+from ..batch import Batch, Normalizer, aux_fields, aux_width, clip_to_bounds
+from ..networks.climax import CLIMAX_PRESETS, ClimaX
 from ..errors import WeatherError
 from ..files import assets, check_folder, project_path, sha256, write_json
-from ..networks.edge import PRESETS as EDGE_PRESETS, Edge
-from ..networks.gnn import PRESETS as GNN_PRESETS, GNN
+from ..networks.edge import EDGE_PRESETS, Edge
+from ..networks.gnn import GNN_PRESETS, GNN
 from ..grid import Grid
 from ..networks.net import count_parameters
-from ..networks.sfno import PRESETS as SFNO_PRESETS, SFNO
+from ..networks.sfno import SFNO_PRESETS, SFNO
+from ..sun import sunlight
 
 # %% ../../nbs/models/01_registry.ipynb #54e38304
 MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in SFNO_PRESETS.items()}
@@ -70,8 +71,8 @@ class Forecaster(nn.Module):
         y = self.net(x.flatten(1, 2), self._known(batch, x, generator))
         time = batch.metadata.time + np.timedelta64(self.step_hours, "h")
         if hasattr(self.net, "hand_on"): batch = replace(batch, static_vars=self.net.hand_on(batch.static_vars))
-        sun = torch.from_numpy(sunlight(self.grid, time, self.step_hours)).to(y) if "ssrd" in self.channels else None
-        return batch.with_state(possible(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
+        sun = torch.from_numpy(sunlight(time, self.grid.lat2d, self.grid.lon2d, self.step_hours)).to(y) if "ssrd" in self.channels else None
+        return batch.with_state(clip_to_bounds(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
 
     def _known(self, batch, x, generator):
         "The known fields and the noise, (b, a + noise, h, w), or None."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SURFACE_VARS', 'COLUMN_VARS', 'AURORA_CHANNELS', 'GROUND', 'PATCH', 'HUB', 'VARIANTS', 'BEYOND', 'AURORA_AUX',
            'check_grid', 'closes', 'split_channels', 'to_aurora', 'check_ground', 'from_aurora', 'aurora_normalizer',
-           'Variant', 'variant_name', 'variant_step', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint',
+           'AuroraVariant', 'variant_name', 'variant_step', 'is_aurora', 'AuroraNet', 'enliven', 'find_checkpoint',
            'read_weights', 'load_net', 'random_checkpoint']
 
 # %% ../../nbs/networks/07_aurora.ipynb #8235a68d
@@ -24,6 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 # %% ../../nbs/networks/07_aurora.ipynb #ca69e1c2
+import microclimate.compute  # noqa: F401 -- before aurora and peft, which torchvision may stop
 from ..batch import Batch, Metadata, Normalizer
 from ..errors import WeatherError
 from ..variables import LEVELS
@@ -119,7 +120,7 @@ def aurora_normalizer(
 
 # %% ../../nbs/networks/07_aurora.ipynb #b291b4bf
 @dataclass(frozen=True)
-class Variant:
+class AuroraVariant:
     "One of Aurora's models."
     network: str  # class in the package
     file: str  # of its weights, in the repository of `HUB`
@@ -127,10 +128,10 @@ class Variant:
 
 HUB = "microsoft/aurora"  # at huggingface.co
 VARIANTS = {
-    "aurora-0.25-small-pretrained": Variant("AuroraSmallPretrained", "aurora-0.25-small-pretrained.ckpt"),
-    "aurora-0.25-pretrained": Variant("AuroraPretrained", "aurora-0.25-pretrained.ckpt"),
-    "aurora-0.25-finetuned": Variant("Aurora", "aurora-0.25-finetuned.ckpt"),
-    "aurora-0.25-12h-pretrained": Variant("Aurora12hPretrained", "aurora-0.25-12h-pretrained.ckpt", 12),
+    "aurora-0.25-small-pretrained": AuroraVariant("AuroraSmallPretrained", "aurora-0.25-small-pretrained.ckpt"),
+    "aurora-0.25-pretrained": AuroraVariant("AuroraPretrained", "aurora-0.25-pretrained.ckpt"),
+    "aurora-0.25-finetuned": AuroraVariant("Aurora", "aurora-0.25-finetuned.ckpt"),
+    "aurora-0.25-12h-pretrained": AuroraVariant("Aurora12hPretrained", "aurora-0.25-12h-pretrained.ckpt", 12),
 }
 BEYOND = ("aurora-0.1-finetuned", "aurora-0.4-air-pollution", "aurora-0.25-wave", "aurora-0.25-v1.5", "aurora-0.25-v1.5-ensemble")
 
@@ -246,7 +247,7 @@ def find_checkpoint(
     raise WeatherError(f"There is no checkpoint {checkpoint}: check the path.")
 
 # %% ../../nbs/networks/07_aurora.ipynb #35d3a06f
-def _from_hub(variant: Variant) -> Path:
+def _from_hub(variant: AuroraVariant) -> Path:
     "The hub's file, from its cache or over the network; its name there is its SHA-256, which is checked."
     from huggingface_hub import hf_hub_download
     revision = getattr(_package(), variant.network).default_checkpoint_revision

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import WeatherError
-from .verification import Metric, Pair, check_pair, region_weights, stream
+from .verification import Metric, Pair, check_pair, iterate_blocks, region_weights
 
 # %% ../../nbs/scores/02_ensembles.ipynb #6045db86
 def members_of(pair: Pair) -> np.ndarray:  # (m, n, cell), m at least 2
@@ -110,7 +110,7 @@ def rank_histogram(
     leads, area = tidy.lead_time, region_weights(grid, {"all": mask}, weights).values[0]
     ranks = np.arange(1, tidy.sizes.get("number", 0) + 2)
     sums = {name: np.zeros((leads.size, ranks.size)) for name in tidy.data_vars}
-    for block in stream(forecast, truth, variables, missing=missing):
+    for block in iterate_blocks(forecast, truth, variables, missing=missing):
         lead = np.tile(np.arange(leads.size)[block.leads], block.shape[0])
         for part, pair in block.pair.strips(): sums[block.name] += _rank_sums(pair, lead[part], area, (leads.size, ranks.size))
     table = xr.Dataset({name: (("lead_time", "rank"), s) for name, s in sums.items()}, {"lead_time": leads, "rank": ranks})

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..errors import WeatherError
 from ..grid import Grid
-from .verification import Metric, Pair, region_weights, stream
+from .verification import Metric, Pair, iterate_blocks, region_weights
 
 # %% ../../nbs/scores/01_events.ipynb #1831f2d4
 def at_least(
@@ -196,7 +196,7 @@ def reliability(
     leads = forecast.lead_time[forecast.lead_time.values > np.timedelta64(0)]
     shape, area = (leads.size, bins), region_weights(Grid.from_dataset(forecast), {"all": mask}, weights).values[0]
     sums = np.zeros((len(thresholds), 3, *shape))
-    for block in stream(forecast, truth, [name], missing=missing):
+    for block in iterate_blocks(forecast, truth, [name], missing=missing):
         lead = np.tile(np.arange(leads.size)[block.leads], block.shape[0])
         for part, pair in block.pair.strips():
             for k, threshold in enumerate(thresholds): sums[k] += _reliability_sums(pair, lead[part], threshold, area, shape)

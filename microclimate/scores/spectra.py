@@ -16,7 +16,7 @@ from scipy.fft import dctn
 
 from ..errors import WeatherError
 from ..grid import Grid
-from .verification import Block, check_pair, stream, units_of
+from .verification import PairBlock, check_pair, iterate_blocks, units_of
 
 # %% ../../nbs/scores/03_spectra.ipynb #af42b689
 def mode_wavelengths(grid: Grid) -> np.ndarray:  # (h, w) km; infinite for mode (0, 0), the mean
@@ -59,7 +59,9 @@ def power(
     return np.add.reduceat(modes[:, sums.order], sums.starts, axis=1) / modes.shape[1]
 
 # %% ../../nbs/scores/03_spectra.ipynb #f8b95823
-def _of_block(block: Block, sums: Shells) -> tuple[np.ndarray, np.ndarray]:  # forecast's and truth's (n, shell), where the truth is known
+def _of_block(
+    block: PairBlock, sums: Shells
+) -> tuple[np.ndarray, np.ndarray]:  # forecast's and truth's (n, shell), where the truth is known
     "Power of the states in a block. Raises `WeatherError` where one is not whole."
     pair, which = block.pair, block.pair.which[block.known]
     states, at = np.unique(which, return_inverse=True)
@@ -83,7 +85,7 @@ def spectra(
     sums, leads = shells(grid), tidy.lead_time
     total = {name: np.zeros((2, leads.size, sums.modes.size)) for name in tidy.data_vars}
     count = {name: np.zeros(leads.size) for name in tidy.data_vars}
-    for block in stream(forecast, truth, variables, missing=[*total]):
+    for block in iterate_blocks(forecast, truth, variables, missing=[*total]):
         lead = np.tile(np.arange(leads.size)[block.leads], block.shape[0])[block.known]
         for out, part in zip(total[block.name], _of_block(block, sums)): np.add.at(out, lead, part)
         np.add.at(count[block.name], lead, 1)

@@ -23,7 +23,7 @@ from ..provenance import content_sha256, provenance
 from ..grid import Grid, region as named_region
 from .open import _upright, columns, expand, find, join, read, time_span
 from .read import is_url, reading
-from .standardise import (AMOUNTS, conversion, derive, fields_of, habits,
+from .standardise import (AMOUNTS, conversion, derive, named_fields, habits,
                                               lay_out, name_times, our_name, standardise, to_rates,
                                               turn_winds, unit_that_fits, with_grid)
 
@@ -84,7 +84,7 @@ _unsaid = dict(tp="m", ssrd="J m-2", strd="J m-2")  # ERA5's units where they ar
 
 def _lazy_fields(ds, named, path, wanted) -> dict:  # our name -> lazy DataArray that knows its units and habits
     hours = lambda n: int(re.sub(r".*_(\d+)hr?$", r"\1", n)) if re.search(r"_\d+hr?$", n) else 0
-    fields = fields_of(named[sorted(named.data_vars, key=lambda n: hours(str(n)))], path, wanted)
+    fields = named_fields(named[sorted(named.data_vars, key=lambda n: hours(str(n)))], path, wanted)
     for name, da in fields.items():
         da.attrs |= habits(name, da, ds.attrs)
         if "prediction_timedelta" in ds.dims and not da.attrs.get("units"): da.attrs["units"] = _unsaid.get(name, variable(name).units)

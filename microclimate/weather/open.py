@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ERA5_CREDIT', 'join', 'expand', 'time_span', 'select_times', 'check_values', 'check_times', 'stack_runs', 'columns',
-           'choose', 'find', 'read', 'store_plan', 'hourly', 'open_weather']
+           'choose', 'find', 'read', 'source_name', 'store_plan', 'hourly', 'open_weather']
 
 # %% ../../nbs/weather/03_open.ipynb #58d159a4
 import glob as globbing, hashlib, re, warnings
@@ -239,8 +239,9 @@ def choose(ds: xr.Dataset, variables, source) -> xr.Dataset:
     return ds[[*variables, *(["crs"] if "crs" in ds else [])]]
 
 # %% ../../nbs/weather/03_open.ipynb #0649c47e
-def find(source) -> list:  # paths and URLs
+def find(source) -> list:  # paths, URLs, and Datasets as they are
     "The files a source names. Raises `WeatherError` for a missing file, a glob without a match, and a name that is no source."
+    if isinstance(source, xr.Dataset): return [source]
     if isinstance(source, (list, tuple)): return [path for one in source for path in find(one)]
     text = str(source)
     if is_url(text): return [text]
@@ -255,34 +256,43 @@ def find(source) -> list:  # paths and URLs
 
 # %% ../../nbs/weather/03_open.ipynb #b85cea26
 def read(path, wanted=None, lazy=False) -> list:  # of lazy Datasets
-    "Open one file or store, whatever it is. Raises `WeatherError` for a GRIB file that is to be read piece by piece."
+    "Open one file or store; a Dataset is taken as it is. Raises `WeatherError` for a GRIB file that is to be read piece by piece."
+    if isinstance(path, xr.Dataset): return [in_chunks(path) if lazy else path.compute()]
     kind = file_kind(path)
     if lazy and kind == "grib": raise WeatherError(f"{path} is GRIB, which is read as a whole: open it without lazy, or make it NetCDF.")
     if lazy: return [in_chunks(*read(path))]
     if kind == "grib": return read_grib(path, wanted)
     return [read_netcdf(path) if kind == "netcdf" else read_zarr(path)]
 
+# %% ../../nbs/weather/03_open.ipynb #51b16162
+def source_name(source) -> str:
+    "What messages and attributes call a source."
+    if isinstance(source, (list, tuple)): return ", ".join(map(source_name, source))
+    if not isinstance(source, xr.Dataset): return str(source)
+    return str(source.attrs.get("source") or source.encoding.get("source") or "the Dataset")
+
 # %% ../../nbs/weather/03_open.ipynb #f8456db1
 def _files(source, wanted, box, span, lazy) -> list:  # standard pieces
     "Read and standardise every file. Raises `WeatherError` where none holds anything known, or anything of the time asked for."
-    paths, pieces, names = find(source), [], []
+    paths, pieces, names, called = find(source), [], [], source_name(source)
     for path in paths:
         for ds in read(path, wanted, lazy):
-            try: pieces += standardise(ds, path, wanted, box, span)
+            try: pieces += standardise(ds, source_name(path), wanted, box, span)
             finally: lazy or ds.close()
             names += map(str, ds.data_vars)
     if pieces: return pieces
     names = list(dict.fromkeys(names))
-    if not names: raise WeatherError(f"{source} holds no field that is known and asked for: choose other variables or another file.")
+    if not names: raise WeatherError(f"{called} holds no field that is known and asked for: choose other variables or another file.")
     if not any(our_name(name) for name in names):
-        raise WeatherError(f"{source} holds no variable that this package knows, only {', '.join(names) or 'nothing'}: rename them.")
-    _outside(paths, wanted, span, source)
-    raise WeatherError(f"{source} holds none of the variables asked for, only {', '.join(names)}: choose other variables.")
+        raise WeatherError(f"{called} holds no variable that this package knows, only {', '.join(names) or 'nothing'}: rename them.")
+    _outside(paths, wanted, span, called)
+    raise WeatherError(f"{called} holds none of the variables asked for, only {', '.join(names)}: choose other variables.")
 
 def _outside(paths, wanted, span, source):
     "Raises `WeatherError` where files hold the variables, but not the time."
     if span is None: return
-    times = [run["time"].values for path in paths for ds in read(path, wanted) for _, run in split_runs(ds, path) if "time" in run.dims]
+    runs = [run for path in paths for ds in read(path, wanted) for _, run in split_runs(ds, source_name(path))]
+    times = [run["time"].values for run in runs if "time" in run.dims]
     if not times: return
     have = np.unique(np.concatenate(times).astype("M8[ns]"))
     if have[0] <= span[0] and span[1] <= have[-1]:
@@ -300,13 +310,17 @@ def _hash(source, lazy) -> str | None:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 def _hash_of(path) -> str:
-    "Of a file, of all files of a store, or of the names and axes of one that is far away."
+    "Of a file, of all files of a store, or of the names and axes of a Dataset or of a store that is far away."
+    if isinstance(path, xr.Dataset): return _hash_of_axes(path, source_name(path))
     if is_url(path):
-        with reading(path), read_zarr(path) as ds: axes = content_sha256(ds.drop_vars(list(ds.data_vars)))
-        return hashlib.sha256("\n".join([str(path), axes, *map(str, ds.data_vars)]).encode()).hexdigest()
+        with reading(path), read_zarr(path) as ds: return _hash_of_axes(ds, path)
     if path.is_file(): return sha256(path)
     files = (f"{p.relative_to(path).as_posix()} {sha256(p)}\n" for p in sorted(path.rglob("*")) if p.is_file())
     return hashlib.sha256("".join(files).encode()).hexdigest()
+
+def _hash_of_axes(ds, name) -> str:
+    axes = content_sha256(ds.drop_vars(list(ds.data_vars)))
+    return hashlib.sha256("\n".join([str(name), axes, *map(str, ds.data_vars)]).encode()).hexdigest()
 
 # %% ../../nbs/weather/03_open.ipynb #6d94800a
 def store_plan(
@@ -386,7 +400,7 @@ def hourly(first, last) -> np.ndarray:  # (n,) datetime64[ns]
 ERA5_CREDIT = "contains modified Copernicus Climate Change Service information"
 
 def open_weather(
-    source,  # 'nature', 'nature:7', 'era5', 'era5:wb2', 'era5:URL'; path, list of paths, glob, or Zarr URL
+    source,  # 'nature', 'nature:7', 'era5', 'era5:wb2', 'era5:URL'; path, list of paths, glob, or Zarr URL; an xr.Dataset
     variables=None,  # our names; None for all that the source has and the table knows
     region=None,  # a name, a Grid, or (north, south, west, east); None for everything (Norway for nature and era5)
     time=None,  # (start, end), both included, or an array of times; None for everything
@@ -397,17 +411,18 @@ def open_weather(
 ) -> xr.Dataset:  # the standard Dataset
     "Open any weather source as the same Dataset. Raises `WeatherError` for anything that cannot be trusted, with what to do about it."
     wanted, where, span = expand(variables), named_region(region), time_span(time)
-    name, picked = str(source), time is not None and not _is_pair(time)  # gaps between picked times are meant
-    if lazy and name.partition(":")[0] in ("nature", "era5"):
-        raise WeatherError(f"{source} comes in memory: lazy is for the path, glob or URL of NetCDF or Zarr files.")
-    if name.partition(":")[0] == "nature": return _finish(_nature(source, variables, region, time, seed), source, strict, picked)
-    if name.partition(":")[0] == "era5": pieces = _era5(name, variables, _box(where or NORWAY), time, cache)
+    name, picked = source_name(source), time is not None and not _is_pair(time)  # gaps between picked times are meant
+    kind = "dataset" if isinstance(source, xr.Dataset) else name.partition(":")[0]
+    if lazy and kind in ("nature", "era5"):
+        raise WeatherError(f"{name} comes in memory: lazy is for the path, glob or URL of NetCDF or Zarr files.")
+    if kind == "nature": return _finish(_nature(source, variables, region, time, seed), name, strict, picked)
+    if kind == "era5": pieces = _era5(name, variables, _box(where or NORWAY), time, cache)
     else: pieces = _files(source, wanted, _box(where), span, lazy)
     runs = [(start, turn_winds(to_rates(ds, start))) for start, ds in join(pieces)]
-    ds = choose(select_times(stack_runs(runs), time, source), variables, source)
-    digest = None if name.startswith("era5") else _hash(source, lazy)
+    ds = choose(select_times(stack_runs(runs), time, name), variables, name)
+    digest = None if kind == "era5" else _hash(source, lazy)
     about = dict(source_sha256=digest, region=getattr(where, "name", "")) | _credits(pieces)
-    return _finish(_upright(ds).assign_attrs(about), source, strict, picked)
+    return _finish(_upright(ds).assign_attrs(about), name, strict, picked)
 
 def _box(where): return where.box if isinstance(where, Grid) else where
 
@@ -425,9 +440,8 @@ def _credits(pieces) -> dict:
     return dict(title=first("title"), attribution=credit, synthetic=int(any(int(p.attrs.get("synthetic", 0)) for p in pieces)))
 
 # %% ../../nbs/weather/03_open.ipynb #2ac7551e
-def _finish(ds, source, strict, picked) -> xr.Dataset:
+def _finish(ds, text, strict, picked) -> xr.Dataset:
     "Check, clip packing noise, and say where it came from."
-    text = ", ".join(map(str, source)) if isinstance(source, (list, tuple)) else str(source)
     attrs = {k: v for k, v in ds.attrs.items() if k not in ("path", "era5", "init_time", "institution")}
     attrs |= _try(strict, _times_of, ds, text, not picked)
     _try(strict, check_values, ds, text)
