@@ -23,8 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from ..errors import WeatherError
-from microclimate.figures.maps import (
-    HEAD, Look, colour_bar, colour_scale, draw_field, draw_title, error_look, figure_style,
+from microclimate.figures.maps import (HEAD, Look, colour_bar, colour_scale, draw_field, draw_title, error_look, figure_style,
     is_synthetic, long_name, look_of, map_aspect, map_axes, model_text, select_field, units_text,
 )
 from .plot import COLOURS, model_colours, panel_axes
@@ -62,7 +61,7 @@ def metric_name(metric: str) -> str:
     if scale: text += f" within {scale} km"
     return text[0].upper() + text[1:]
 
-# %% ../../nbs/figures/02_scorecards.ipynb #d366b90f
+# %% ../../nbs/figures/02_scorecards.ipynb #09298cc7
 _PURE = re.compile(r"acc|activity|skill_|spread_skill|csi|ets|fss|frequency|false|hit|seeps|brier")
 
 def _shown_units(name: str, metric: str, units: str) -> tuple[float, str]:
@@ -372,7 +371,7 @@ def _leads_text(rows: pd.DataFrame, hours: Sequence[float], asked: Sequence[floa
     count = rows["lead_hours"].nunique()
     return f", {len(hours)} of {count} leads" if asked is None and len(hours) < count else ""
 
-# %% ../../nbs/figures/02_scorecards.ipynb #ce11b755
+# %% ../../nbs/figures/02_scorecards.ipynb #036d4dfc
 def _remarks(rows: pd.DataFrame, reference: str, hours: Sequence[float]) -> list[str]:
     "What the reader of a card must know."
     drawn = rows[rows["lead_hours"].isin(hours)]
