@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..errors import WeatherError
-from microclimate.figures.maps import (HEAD, colour_bar, colour_scale, date_text,
-    draw_barbs, draw_field, draw_isobars, draw_places, draw_title, error_look, figure_style, has_field, is_synthetic, long_name,
-    look_of, map_aspect, map_axes, model_text, nearest_cell, places_inside, select_field,
-    select_state, valid_text,
-)
+from .maps import (HEAD, colour_bar, colour_scale, date_text, draw_barbs,
+                                       draw_field, draw_isobars, draw_places, draw_title,
+                                       error_look, figure_style, has_field, is_synthetic, long_name,
+                                       look_of, map_aspect, map_axes, model_text, nearest_cell,
+                                       places_inside, select_field, select_state, valid_text)
 from ..files import atomic
 from ..grid import Grid
 
@@ -428,7 +428,7 @@ def meteogram(
     draw_title(fig, "Meteograms", subtitle, is_synthetic(*shown.values()))
     return fig
 
-# %% ../../nbs/figures/01_plot.ipynb #ef284f68
+# %% ../../nbs/figures/01_plot.ipynb #fd810b5c
 def _first_forecast(forecasts: Mapping[str, xr.Dataset]) -> xr.Dataset:
     "The forecast that sets the start. Raises `WeatherError` where all are series."
     found = next((ds for ds in forecasts.values() if "lead_time" in ds.dims), None)
@@ -485,7 +485,7 @@ def _draw_element(ax, series: Mapping[str, xr.Dataset], name: str, start):
         looks = dict(color=colours[label], linewidth=width, zorder=layer, drawstyle=steps)
         ax.plot(time, ds[name], **looks)
 
-# %% ../../nbs/figures/01_plot.ipynb #f982879c
+# %% ../../nbs/figures/01_plot.ipynb #c0705761
 DOT = dict(
     color="black", marker="o", markersize=4, markeredgecolor="white", markeredgewidth=0.7,
     linestyle="none",

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from ..errors import WeatherError
-from microclimate.figures.maps import (HEAD, Look, colour_bar, colour_scale, draw_field, draw_title, error_look, figure_style,
-    is_synthetic, long_name, look_of, map_aspect, map_axes, model_text, select_field, units_text,
-)
+from .maps import (HEAD, Look, colour_bar, colour_scale, draw_field, draw_title,
+                                       error_look, figure_style, is_synthetic, long_name, look_of,
+                                       map_aspect, map_axes, model_text, select_field, units_text)
 from .plot import COLOURS, model_colours, panel_axes
 from ..grid import Grid
 from ..variables import variable
@@ -61,7 +61,7 @@ def metric_name(metric: str) -> str:
     if scale: text += f" within {scale} km"
     return text[0].upper() + text[1:]
 
-# %% ../../nbs/figures/02_scorecards.ipynb #09298cc7
+# %% ../../nbs/figures/02_scorecards.ipynb #15035d4f
 _PURE = re.compile(r"acc|activity|skill_|spread_skill|csi|ets|fss|frequency|false|hit|seeps|brier")
 
 def _shown_units(name: str, metric: str, units: str) -> tuple[float, str]:
@@ -371,7 +371,7 @@ def _leads_text(rows: pd.DataFrame, hours: Sequence[float], asked: Sequence[floa
     count = rows["lead_hours"].nunique()
     return f", {len(hours)} of {count} leads" if asked is None and len(hours) < count else ""
 
-# %% ../../nbs/figures/02_scorecards.ipynb #036d4dfc
+# %% ../../nbs/figures/02_scorecards.ipynb #5e7bdae6
 def _remarks(rows: pd.DataFrame, reference: str, hours: Sequence[float]) -> list[str]:
     "What the reader of a card must know."
     drawn = rows[rows["lead_hours"].isin(hours)]
