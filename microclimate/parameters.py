@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'FLAG', 'TIME', 'DICTIONARY', 'NAMES', 'REGION', 'SPLIT', 'COUNT', 'HOURS', 'HALO', 'PARAMETERS', 'Kind',
-           'number', 'whole', 'choice', 'either', 'optional', 'many', 'read_parameters', 'assigned_names',
-           'check_parameters']
+           'number', 'whole', 'choice', 'either', 'optional', 'many', 'read_parameters', 'unknown_name',
+           'assigned_names', 'check_parameters']
 
 # %% ../nbs/10_parameters.ipynb #b31ee2b6
 import ast, difflib
@@ -147,7 +147,7 @@ PARAMETERS = dict(  # the weather
     grid_step=optional(number(0)), cache=optional(TEXT),
 )
 PARAMETERS |= dict(  # the model
-    model=TEXT, models=NAMES, checkpoint=optional(TEXT), precision=optional(choice("fp32", "bf16")),
+    model=TEXT, name=optional(TEXT), models=NAMES, checkpoint=optional(TEXT), precision=optional(choice("fp32", "bf16")),
     halo=optional(HALO),
     history=optional(COUNT), aux=optional(NAMES), network=DICTIONARY,
     step_hours=optional(HOURS), noise_fields=whole(0),
@@ -155,7 +155,7 @@ PARAMETERS |= dict(  # the model
 PARAMETERS |= dict(  # the training
     recipe=DICTIONARY, epochs=COUNT, rollout=many(COUNT, "a list of whole numbers such as [1, 2, 4]"),
     lr=number(0), batch_size=COUNT, teacher=optional(TEXT), teacher_share=number(0),
-    holdout=SPLIT, validate=optional(SPLIT), val_steps=COUNT, max_val_windows=optional(COUNT),
+    holdout=optional(SPLIT), validate=optional(SPLIT), val_steps=optional(COUNT), max_val_windows=optional(COUNT),
     test_starts=optional(COUNT), devices=COUNT, strategy=choice("ddp", "fsdp"),
 )
 PARAMETERS |= dict(  # adapters and comparisons
@@ -187,16 +187,17 @@ def read_parameters(
     names = list(names)
     values = {name: value for name, value in values.items() if not name.startswith("PAPERMILL_")}  # its --inject-paths
     for name in values:
-        if name not in names: raise WeatherError(_unknown(name, names))
+        if name not in names: raise WeatherError(unknown_name(name, names))
     return {name: _read(name, value) for name, value in values.items()}
 
-def _unknown(name, names) -> str:
+def unknown_name(name: str, names: Iterable[str], whose: str = "This run", what: str = "parameter") -> str:
+    "The sentence for a name that nobody knows, with the nearest one."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     advice = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}."
-    return f"This run has no parameter '{name}': {advice}"
+    return f"{whose} has no {what} '{name}': {advice}"
 
 def _read(name, value):
-    if name not in PARAMETERS: raise WeatherError(_unknown(name, PARAMETERS))
+    if name not in PARAMETERS: raise WeatherError(unknown_name(name, PARAMETERS))
     kind = PARAMETERS[name]
     try: return kind.read(value)
     except (ValueError, TypeError, OverflowError):
