@@ -164,7 +164,7 @@ PARAMETERS |= dict(  # adapters and comparisons
 )
 PARAMETERS |= dict(  # forecasts and their scores
     forecasts=NAMES, boundary=choice("source", "none"), lead_hours=HOURS,
-    hours_between_starts=HOURS, hours_between_leads=HOURS, climatology=TEXT,
+    hours_between_starts=HOURS, hours_between_leads=HOURS, climatology=optional(TEXT),
     weighting=choice("area", "plain"), thresholds=DICTIONARY,
     scales_km=many(number(0), "a list of numbers such as [100]"), missing=NAMES,
     observations=NAMES, anchors=optional(TEXT), bootstrap_samples=whole(0),
