@@ -1918,6 +1918,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'microclimate/runs/training.py'),
                                             'microclimate.runs.training.rmse_table': ( 'runs/training.html#rmse_table',
                                                                                        'microclimate/runs/training.py'),
+                                            'microclimate.runs.training.save_start': ( 'runs/training.html#save_start',
+                                                                                       'microclimate/runs/training.py'),
                                             'microclimate.runs.training.score_trained': ( 'runs/training.html#score_trained',
                                                                                           'microclimate/runs/training.py'),
                                             'microclimate.runs.training.skill_by_lead': ( 'runs/training.html#skill_by_lead',

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NATURE_YEARS', 'training_times', 'default_split', 'default_aux', 'TrainingData', 'open_training', 'trained_on',
-           'open_for_model', 'make_recipe', 'score_trained', 'rmse_table', 'skill_by_lead']
+           'open_for_model', 'save_start', 'make_recipe', 'score_trained', 'rmse_table', 'skill_by_lead']
 
 # %% ../../nbs/runs/02_training.ipynb #0b73eba2
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 # %% ../../nbs/runs/02_training.ipynb #9ce071cf
 import numpy as np
@@ -18,12 +19,14 @@ import xarray as xr
 # %% ../../nbs/runs/02_training.ipynb #3716e3d5
 from ..batch import series, step_of
 from ..errors import WeatherError
+from ..files import atomic
 from ..grid import interior, spells
 from ..models.baseline import Persistence
 from ..models.members import ensemble
 from ..models.registry import Forecaster, model_folder, read_config
 from ..models.rollout import forecast, from_source
 from ..parameters import unknown_name
+from ..provenance import with_cf
 from .case import BASELINES, is_endless, usual_forecast
 from ..scores.evaluate import compare
 from ..training.loader import WeatherData, split_times
@@ -183,6 +186,12 @@ def open_for_model(
     own = {key: value for key, value in (given | dict(source=source)).items() if value is not None}
     fixed = dict(variables=forecaster.channels, aux=forecaster.aux, history=forecaster.history, step_hours=forecaster.step_hours)
     return open_training(**(known | own | fixed))
+
+def save_start(training: TrainingData, path: Path) -> Path:
+    "The last states of the data as a classic NetCDF file, from which `forecast_onnx` starts."
+    states = training.data.history * training.data.step_hours // step_of(training.truth)
+    with atomic(path) as part: with_cf(training.truth.isel(time=slice(-states, None))).to_netcdf(part, format="NETCDF3_64BIT")
+    return path
 
 # %% ../../nbs/runs/02_training.ipynb #551d009a
 def make_recipe(**values) -> dict:  # for `fit`
