@@ -1,3 +1,70 @@
-"""Regional weather forecasting with neural networks. Every module is exported from the notebook of the same name in `nbs/`."""
+"""Regional weather forecasting with neural networks.
+
+>>> import microclimate as mc
+>>> weather = mc.open_weather("nature", ["2t", "msl"], region=(62, 60, 4, 8))
+>>> dict(weather.sizes)
+{'time': 192, 'latitude': 9, 'longitude': 17}
+
+README and tutorials use the names below and nothing else. Everything behind them may change.
+Each is imported when it is first used: `import microclimate` loads no other package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {  # name at the door: module, and the name there (None: the module itself)
+    "open_weather": ("weather.open", "open_weather"),
+    "open_forecast": ("weather.forecasts", "open_forecast"),
+    "MODELS": ("models.registry", "MODELS"),
+    "load_model": ("models.registry", "load_model"),
+    "build_model": ("models.registry", "build_model"),
+    "save_model": ("models.registry", "save_model"),
+    "fit": ("training.fit", "fit_model"),
+    "forecast": ("models.rollout", "forecast"),
+    "rollout": ("models.rollout", "rollout"),
+    "ensemble": ("models.members", "ensemble"),
+    "score": ("scores.evaluate", "score"),
+    "compare": ("scores.evaluate", "compare"),
+    "plot": ("figures.plot", None),
+    "Grid": ("grid", "Grid"),
+    "Batch": ("batch", "Batch"),
+    "WeatherError": ("errors", "WeatherError"),
+    "verify": ("provenance", "verify"),
+}
+__all__ = [*_HOMES]  # noqa: PLE0604 -- editors read the imports below
+
+if TYPE_CHECKING:
+    from .batch import Batch as Batch
+    from .errors import WeatherError as WeatherError
+    from .figures import plot as plot
+    from .grid import Grid as Grid
+    from .models.members import ensemble as ensemble
+    from .models.registry import MODELS as MODELS
+    from .models.registry import build_model as build_model
+    from .models.registry import load_model as load_model
+    from .models.registry import save_model as save_model
+    from .models.rollout import forecast as forecast
+    from .models.rollout import rollout as rollout
+    from .provenance import verify as verify
+    from .scores.evaluate import compare as compare
+    from .scores.evaluate import score as score
+    from .training.fit import fit_model as fit
+    from .weather.forecasts import open_forecast as open_forecast
+    from .weather.open import open_weather as open_weather
+
+
+def __getattr__(name: str) -> Any:
+    "Import a name when it is first used (PEP 562)."
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, inside = _HOMES[name]
+    module = import_module(f"{__name__}.{home}")
+    value = module if inside is None else getattr(module, inside)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
