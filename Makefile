@@ -28,6 +28,7 @@ environment: .venv/.installed  ## .venv with every package of requirements.lock,
 
 .venv/.installed: .venv/.packages settings.ini setup.py pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'from microclimate.workbook import set_up; set_up()'
 	@touch $@
 
 forecast: .venv/.installed  ## the main job: the Norway forecast, into outputs/run_forecast/

@@ -15,8 +15,8 @@ from microclimate.scores.evaluate import TABLE_COLUMNS
 from microclimate.weather.forecasts import open_forecast, write_wb2
 from microclimate.scores.stations import at_stations, observations_from, stations, write_verif
 
-SHORT = dict(start="2025-06-01T00", end="2025-06-02T00", every_hours=24, lead_hours=12, variables=["2t", "msl"], climatology="2024",
-             samples=50, thresholds={})
+SHORT = dict(start="2025-06-01T00", end="2025-06-02T00", hours_between_starts=24, lead_hours=12,
+             variables=["2t", "msl"], climatology="2024", bootstrap_samples=50, thresholds={})
 PUBLISHED = {  # ../shared/data/README.md: persistence, and climatology, on 2007
     "2t": ([3.07, 5.23, 7.00, 1.77, 2.25], 2.09),
     "10u": ([1.46, 2.26, 2.92, 2.68, 3.33], 2.49),
@@ -105,15 +105,15 @@ def test_met_norway_is_its_own_truth(shared, tmp_path):
     "An operational file in MET Norway's layout, on its Lambert grid: as forecast and truth it has no error."
     source = str(shared / "arome_arctic_2p5km_20180710.nc")
     table = evaluate(tmp_path, forecasts=[source], source=source, start=None, end=None, lead_hours=12, climatology="none", thresholds={},
-                     variables=["2t", "tp", "z500"], samples=0)
+                     variables=["2t", "tp", "z500"], bootstrap_samples=0)
     assert (table[table.metric.isin(["rmse", "mae", "bias"])].value.abs() < 1e-5).all() and set(table.lead_hours) == {3, 6, 9, 12}
 
 
 def test_gulf_2007_has_the_published_errors(shared, tmp_path):
     "Every 3-hourly start of a year to 48 h, climatology from the four years before, the plain mean of the published table."
     table = evaluate(tmp_path, forecasts=["persistence", "climatology"], source=str(shared / "era5_gulf_2003_2007" / "*.nc"),
-                     start="2007-01-01T00", end="2007-12-31T21", every_hours=3, lead_hours=48, keep_hours=3, climatology="2003/2006",
-                     weights="plain", thresholds={}, batch_size=512, samples=200)
+                     start="2007-01-01T00", end="2007-12-31T21", hours_between_starts=3, lead_hours=48, hours_between_leads=3,
+                     climatology="2003/2006", weighting="plain", thresholds={}, batch_size=512, bootstrap_samples=200)
     for name, (persistence, climatology) in PUBLISHED.items():
         # half of the last digit, and a little for 10u at 48 h: 3.3247, which the table has as 3.33
         np.testing.assert_allclose(rmse(table, "persistence").loc[name, [3, 6, 12, 24, 48]], persistence, atol=0.0055)
