@@ -25,7 +25,7 @@ _HOMES = {  # name at the door: module, and the name there (None: the module its
     "forecast": ("models.rollout", "forecast"),
     "rollout": ("models.rollout", "rollout"),
     "ensemble": ("models.members", "ensemble"),
-    "score": ("scores.evaluate", "score"),
+    "score": ("scores.evaluate", "score_table"),
     "compare": ("scores.evaluate", "compare"),
     "plot": ("figures.plot", None),
     "Grid": ("grid", "Grid"),
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .models.rollout import rollout as rollout
     from .provenance import verify as verify
     from .scores.evaluate import compare as compare
-    from .scores.evaluate import score as score
+    from .scores.evaluate import score_table as score
     from .training.fit import fit_model as fit
     from .weather.forecasts import open_forecast as open_forecast
     from .weather.open import open_weather as open_weather

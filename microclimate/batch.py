@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .errors import WeatherError
 from .variables import CHANNELS, COLUMNS, STATICS, variable
 from .grid import Grid
-from .sun import cos_zenith, day_of_year
+from .sun import as_times, cos_zenith, day_of_year
 
 # %% ../nbs/07_batch.ipynb #c81afd92
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _states(field: xr.DataArray, rows: np.ndarray) -> np.ndarray:  # (b, t, …)
 def from_dataset(
     cls: Batch,
     ds: xr.Dataset,  # a standard Dataset along `time`
-    time,  # () or (b,) datetime64, valid time of the newest state
+    time,  # () or (b,), valid time of the newest state: text, `datetime` or `datetime64`
     channels: tuple | None = None,  # None for all forecast channels the Dataset has
     history: int = 1,  # states, the newest included
     step: int | None = None,  # hours between them; None for the Dataset's own
@@ -126,7 +126,7 @@ def from_dataset(
     channels = channels or channels_of(ds)
     missing = [name for name in channels if name not in ds]
     if missing: raise WeatherError(f"The data lack {', '.join(missing)}, which the model needs: choose another source or model.")
-    time = np.atleast_1d(np.asarray(time, "M8[ns]"))
+    time = as_times(time)
     back = np.arange(history)[::-1] * np.timedelta64(step or (step_of(ds) if history > 1 else 1), "h")
     rows = _rows(ds, time[:, None] - back)
     read = lambda name: torch.from_numpy(_states(ds[name], rows))

@@ -20,6 +20,7 @@ from ..errors import WeatherError
 from ..variables import variable
 from ..grid import Grid
 from .rollout import _frame, _labels, _with_windows, check_lead, rollout
+from ..sun import as_times
 
 # %% ../../nbs/models/03_members.ipynb #9db89644
 def _filter(
@@ -141,7 +142,7 @@ def ensemble(
 ) -> xr.Dataset:  # dims init_time, lead_time, number, and the grid's
     "Run an ensemble from every initial time. Raises `WeatherError` for a wrong lead or size, and where all members would be the same."
     _check_members(model, members, size)
-    steps, init_times = check_lead(model, lead_hours), np.atleast_1d(np.asarray(init_times, "M8[ns]"))
+    steps, init_times = check_lead(model, lead_hours), as_times(init_times)
     runs = [_run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device) for t in init_times]
     about = dict(model=f"{model.name}, {members} members", ensemble=_made_by(model, size, length_km), ensemble_seed=seed)
     return xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary) | about)

@@ -26,6 +26,7 @@ from ..variables import variable
 from ..files import atomic
 from ..provenance import content_sha256, provenance as _provenance, with_cf
 from ..grid import Grid, relaxation
+from ..sun import as_times
 
 # %% ../../nbs/models/02_rollout.ipynb #81a6ba35
 def crossing_hours(grid: Grid, speed: float = 10.0) -> float:  # speed in m/s
@@ -153,7 +154,7 @@ def forecast(
 ) -> xr.Dataset:  # dims init_time, lead_time, and the grid's
     "Run a model from every initial time. Raises `WeatherError` for a lead that is no positive multiple of the model's step."
     steps = check_lead(model, lead_hours)
-    init_times = np.atleast_1d(np.asarray(init_times, "M8[ns]"))
+    init_times = as_times(init_times)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     run = lambda group: xr.concat(list(_frames(model, ds, group, steps, boundary, width, device, keep)), "lead_time", data_vars="minimal")
     out = xr.concat([run(group) for group in groups], "init_time", data_vars="minimal")
