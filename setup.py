@@ -1,4 +1,4 @@
-"""Reads the package's facts from settings.ini, and gives nbdev's commands the names with an underscore."""
+"""Reads the package's facts from settings.ini."""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -8,7 +8,11 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters="=", interpolation=None)
 config.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 facts = config["DEFAULT"]
-extras = {name.removesuffix("_requirements"): facts[name].split() for name in facts if name.endswith("_requirements")}
+extras = {
+    name.removesuffix("_requirements"): facts[name].split()
+    for name in facts
+    if name.endswith("_requirements")
+}
 
 setup(
     version=facts["version"],
@@ -17,16 +21,13 @@ setup(
     license=facts["license"],
     keywords=facts["keywords"].split(),
     packages=find_packages(include=["microclimate", "microclimate.*"]),
-    package_data={"microclimate": ["assets/**/*"]},
+    package_data={"microclimate": ["py.typed", "assets/**/*"]},
     exclude_package_data={"": ["*.py[cod]"]},
     install_requires=facts["requirements"].split(),
-    extras_require=extras | {"all": sorted({package for group in extras.values() for package in group})},
+    extras_require=extras | {"all": sorted({name for extra in extras.values() for name in extra})},
     entry_points={
         "console_scripts": [
             "build_forecast_module=microclimate.delivery.payload:main",
-            "nbdev_export=nbdev.doclinks:nbdev_export",
-            "nbdev_test=nbdev.test:nbdev_test",
-            "nbdev_clean=nbdev.clean:nbdev_clean",
             "forecast_onnx=microclimate.device.runner:main",
         ]
     },

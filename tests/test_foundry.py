@@ -27,7 +27,7 @@ from microclimate.grid import regular_grid
 for needed in ("aurora", "mlflow", "fastapi", "uvicorn"): pytest.importorskip(needed, reason="an extra is not installed: aurora or dev")
 
 import microclimate.delivery.foundry as foundry
-from microclimate.networks.aurora import AURORA_CHANNELS, enliven, to_aurora
+from microclimate.networks.aurora import AURORA_CHANNELS, randomise_adaptive_norms, to_aurora
 from microclimate.batch import Batch
 from microclimate.weather.forecasts import open_forecast
 from microclimate.weather.nature import sample, soil
@@ -160,7 +160,7 @@ def network(tmp_path_factory):
     import aurora
 
     torch.manual_seed(0)
-    net = enliven(aurora.AuroraSmallPretrained(**TINY), 0).eval()
+    net = randomise_adaptive_norms(aurora.AuroraSmallPretrained(**TINY), 0).eval()
     path = tmp_path_factory.mktemp("weights") / "random.ckpt"
     torch.save(net.state_dict(), path)
     return net, path

@@ -64,20 +64,48 @@ def test_changelog_knows_the_version():
 
 
 def test_console_scripts():
-    names = {script.name: script for script in distribution("microclimate").entry_points.select(group="console_scripts")}
-    assert {"nbdev_test", "nbdev_export", "nbdev_clean"} <= set(names)
-    for name, script in names.items():
+    scripts = distribution("microclimate").entry_points.select(group="console_scripts")
+    folder = Path(sys.executable).parent
+    for script in scripts:
         assert callable(script.load())
-        assert (Path(sys.executable).parent / name).exists()
+        assert (folder / script.name).exists()
+    for name in ("nbdev_export", "nbdev_test", "nbdev_clean"):
+        assert (folder / name).exists(), "`make test-environment` makes it"
 
 
-def test_lock_pins_every_requirement():
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), "one `name==version` a line, without a local version or an address"
-    locked = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
-    named = " ".join(facts()[key] for key in facts() if key.endswith("requirements")).split()
-    assert {re.split(r"[<>=!~\[]", name)[0].lower() for name in named} <= locked
+def pins(name):
+    "Package to version of a lock."
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [line for line in lines if not line.startswith(("#", "-r "))]
+    odd = [line for line in found if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
+    assert not odd, f"one `name==version` a line, without a local version or an address, not {odd}"
+    return {normal(line): line.partition("==")[2] for line in found}
+
+
+def normal(requirement):
+    "The name of a package as pip compares it."
+    name = re.split(r"[<>=!~\[]", requirement)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def wanted(*extras):
+    "What settings.ini asks for."
+    keys = ("requirements", *(f"{extra}_requirements" for extra in extras))
+    return {normal(name) for key in keys for name in facts()[key].split()}
+
+
+def test_locks_pin_every_requirement_once():
+    lean, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    extras = [key.removesuffix("_requirements") for key in facts() if key.endswith("_requirements")]
+    assert wanted("train", "export", "notebook") <= set(lean)
+    assert wanted(*extras) <= set(lean) | set(dev)
+    assert not set(lean) & set(dev)
+
+
+def test_the_lean_lock_is_lean():
+    heavy = {"pyqt6", "transformers", "wandb", "playwright", "torchvision", "mlflow-skinny", "nbdev"}
+    assert not heavy & set(pins("requirements.lock"))
+    assert heavy <= set(pins("requirements-dev.lock"))
 
 
 def test_wheel_carries_modules_and_assets(tmp_path):
