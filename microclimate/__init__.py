@@ -33,26 +33,25 @@ _HOMES = {  # name at the door: module, and the name there (None: the module its
     "WeatherError": ("errors", "WeatherError"),
     "verify": ("provenance", "verify"),
 }
-__all__ = [*_HOMES]  # noqa: PLE0604 -- editors read the imports below
+__all__ = [
+    "MODELS", "Batch", "Grid", "WeatherError", "build_model", "compare", "ensemble", "fit", "forecast",
+    "load_model", "open_forecast", "open_weather", "plot", "rollout", "save_model", "score", "verify",
+]
 
 if TYPE_CHECKING:
-    from .batch import Batch as Batch
-    from .errors import WeatherError as WeatherError
-    from .figures import plot as plot
-    from .grid import Grid as Grid
-    from .models.members import ensemble as ensemble
-    from .models.registry import MODELS as MODELS
-    from .models.registry import build_model as build_model
-    from .models.registry import load_model as load_model
-    from .models.registry import save_model as save_model
-    from .models.rollout import forecast as forecast
-    from .models.rollout import rollout as rollout
-    from .provenance import verify as verify
-    from .scores.evaluate import compare as compare
+    from .batch import Batch
+    from .errors import WeatherError
+    from .figures import plot
+    from .grid import Grid
+    from .models.members import ensemble
+    from .models.registry import MODELS, build_model, load_model, save_model
+    from .models.rollout import forecast, rollout
+    from .provenance import verify
+    from .scores.evaluate import compare
     from .scores.evaluate import score_table as score
     from .training.fit import fit_model as fit
-    from .weather.forecasts import open_forecast as open_forecast
-    from .weather.open import open_weather as open_weather
+    from .weather.forecasts import open_forecast
+    from .weather.open import open_weather
 
 
 def __getattr__(name: str) -> Any:

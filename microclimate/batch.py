@@ -32,7 +32,20 @@ class Metadata:
 # %% ../nbs/07_batch.ipynb #72c6ccb0
 @dataclass(frozen=True)
 class Batch:
-    "States of the atmosphere in physical units."
+    """States of the atmosphere in physical units, as models take them.
+
+    `surf_vars` are fields of one level, (b, t, h, w); `static_vars` terrain and coast, (h, w);
+    `atmos_vars` fields on pressure levels, (b, t, l, h, w); `metadata` holds grid, valid times and
+    levels. Times run along t, the newest last.
+
+    `Batch.from_dataset` raises `WeatherError` for a variable, a level or a time that is not there.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature", ["2t", "msl", "lsm"], region=(62, 60, 4, 8))
+    >>> batch = mc.Batch.from_dataset(weather, "2024-06-02T06", history=2)
+    >>> batch.channels, tuple(batch.surf_vars["2t"].shape)
+    (('2t', 'msl'), (1, 2, 9, 17))
+    """
     surf_vars: dict  # name: (b, t, h, w)
     static_vars: dict  # name: (h, w)
     atmos_vars: dict  # name: (b, t, l, h, w)

@@ -41,7 +41,18 @@ def weather_map(
     places: Sequence[str] | Mapping = (),  # names from CITIES, or name -> (lat, lon)
     beside: xr.Dataset | None = None,  # a series or forecast that will be shown beside it: its state at that time shares the scale
 ) -> Figure:
-    "One field on one map. Raises `WeatherError` for a variable or time that is not there."
+    """Draw one field on one map.
+
+    Takes what `open_weather`, `forecast` or `open_forecast` return. Colours and units are the same for
+    every region and season: °C, hPa, mm per hour, m/s.
+
+    Raises `WeatherError` for a variable or time that is not there.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature", ["2t"], time=("2024-06-01", "2024-06-02"))
+    >>> figure = mc.plot.weather_map(weather, "2t", time="2024-06-02T12")
+    >>> figure.savefig("temperature.png")
+    """
     grid, now = Grid.from_dataset(ds), state(ds, time, lead_hours, init)
     others = [] if beside is None else [field(state_valid(beside, now.time.values, init), name)]
     values, how = field(now, name), scale(look(name), field(now, name), *others)

@@ -379,9 +379,25 @@ def compare(
     samples: int = 1000,  # of the bootstrap; 0 for no intervals
     block_hours: float | None = None,  # default: see `default_block_hours`
     seed: int = 0,  # of the bootstrap
-    **options,  # variables, climatology, mask, weights, missing: see `statistics`
+    **options: object,  # variables, climatology, mask, weights, missing: see `statistics`
 ) -> pd.DataFrame:  # one table of all scores, with the columns of TABLE_COLUMNS
-    "Score every forecast against the truth and add skill. Raises `WeatherError` for forecasts that cannot be compared."
+    """Score several forecasts against the same truth, with skill and confidence intervals.
+
+    Every forecast is scored on the starts that all of them have. Skill is 1 − RMSE / RMSE of each
+    reference among them; `low` and `high` are a 95 % interval from a block bootstrap over the starts.
+
+    Raises `WeatherError` for forecasts that share a name, have no start in common, or do not fit the
+    truth.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.baseline import Persistence
+    >>> weather = mc.open_weather("nature")
+    >>> models = [mc.load_model("sfno-tiny"), Persistence()]
+    >>> runs = [mc.forecast(model, weather, ["2024-06-05", "2024-06-06"], lead_hours=6) for model in models]
+    >>> table = mc.compare(runs, weather, variables=["2t"])
+    >>> sorted(table["metric"].unique())
+    ['bias', 'mae', 'rmse', 'skill_persistence']
+    """
     if metrics is None: metrics = default_metrics(options.get("climatology"))
     _check_names(forecasts)
     common = common_starts(forecasts)
