@@ -1,4 +1,4 @@
-"""Sphinx's settings. `make docs` builds the pages first (docs/pages.py); nothing here asks a network."""
+"""Sphinx's settings. `make docs` makes the pages first (docs/pages.py). Nothing asks a network."""
 
 from docutils import nodes
 from docutils.utils.math import MathError

@@ -1,7 +1,7 @@
-"""Makes the site's pages from notebooks: executes each one, takes nbdev's docs step, hands Sphinx what it reads.
+"""Makes the site's pages from notebooks: executes each, takes nbdev's docs step, writes for Sphinx.
 
-`make docs` runs `python docs/pages.py build/docs` and then Sphinx. A page is kept until its notebook, the package
-or the locked environment changes, so only the first build executes everything.
+`make docs` runs `python docs/pages.py build/docs` and then Sphinx. A page is kept until its notebook,
+the package or the locked environment changes, so only the first build executes everything.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from nbdev.test import test_nb as run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, DOCS, PACKAGE = ROOT / "nbs", ROOT / "docs", ROOT / "microclimate"
-EXECUTED = ("run_evaluate",)  # run notebooks short enough to execute here; two others keep their outputs
+# run notebooks that are executed here; run_forecast and run_compare keep outputs in the repository
+EXECUTED = ("run_evaluate",)
+PACKAGES = "__main__|microclimate|numpy|xarray|pandas|torch"  # left out of types in signatures
 TEXTS = {  # written pages that stand elsewhere in the repository, with their names on the site
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -106,7 +108,7 @@ def symbol(cell, module):
     _, heading, signature, *text = "".join(output["data"]["text/markdown"]).split("\n\n", 3)
     name = heading.removeprefix("### ")
     kind = "method" if "." in name else "class" if name[0].isupper() else "function"
-    signature = signature.replace("__main__.", "")
+    signature = re.sub(rf"\b(?:{PACKAGES})\.(?:\w+\.)*(\w+)", r"\1", signature)
     if kind == "class":
         signature = signature.replace("def ", "class ", 1).replace(")->None:", ")")
     lines = [f"::::{{py:{kind}}} {name}", f":module: {module}", "", signature, "", *text, "::::"]
@@ -200,7 +202,7 @@ def fingerprint(path):
 
 
 def moved(text, file, source):
-    "The text with links that lead where their targets stand on the site; files that are no pages come along."
+    "The text with its links as they are on the site; files that are not pages are copied."
 
     def replace(found):
         target = Path(os.path.normpath(file.parent / found[1]))
@@ -227,7 +229,7 @@ def write(book, path, build):
 
 
 def make(path, build):
-    "The finished page of one notebook, from the store if it is there; and the seconds that it took."
+    "Writes a notebook's page, from the store if it is there, and returns the seconds it took."
     began = time.monotonic()
     where = place(path)
     kept = build / "store" / where.with_name(f"{where.stem}-{fingerprint(path)}.ipynb")
@@ -272,7 +274,7 @@ def copy_texts(source):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", type=Path, help="folder to build in")
-    parser.add_argument("--draft", action="store_true", help="execute nothing: pages without outputs")
+    parser.add_argument("--draft", action="store_true", help="pages without outputs, at once")
     parser.add_argument("notebooks", type=Path, nargs="*", help="these only (default: all)")
     asked = parser.parse_args()
     paths = [path.resolve() for path in asked.notebooks] or notebooks()
@@ -285,7 +287,7 @@ def main():
         for path in paths:
             write(page(read_nb(path), path), path, build)
         return
-    print(f"{len(paths)} notebooks; those that have changed are executed (all of them: about four minutes)")
+    print(f"{len(paths)} notebooks; new and changed ones are executed (all: some four minutes)")
     make_all(paths, build)
 
 
