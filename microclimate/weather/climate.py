@@ -332,6 +332,7 @@ def _ours(ds, path) -> xr.Dataset:
 def _field(name, da, factor, hours):
     "A lazy field in our units; an amount of rain says over how many hours it fell."
     about = {} if hours is None else dict(step_hours=float(hours), **({} if name == "tp" else dict(dry_below=0.25 / hours)))
+    da = da.drop_vars([c for c in da.coords if da[c].ndim == 0])  # a height, which our names tell
     return (da if factor == 1 else da * factor).assign_attrs(da.attrs | _facts(name) | about)
 
 # %% ../../nbs/weather/05_climate.ipynb #64a5c5ff
