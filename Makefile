@@ -8,11 +8,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 # numerics in one thread, so that tests run side by side, and a busy machine does not wait for itself (two threads were 7 times
 # slower there for the forecast); the environment's own kernel, whatever kernels the user has installed
-forecast test check gate: export OMP_NUM_THREADS = 1
+forecast test check gate docs: export OMP_NUM_THREADS = 1
 export JUPYTER_PREFER_ENV_PATH = 1
 unexport JUPYTER_PATH PYTHONPATH
 
-.PHONY: help environment test-environment forecast test check gate lab lock clean
+.PHONY: help environment test-environment forecast test check gate lab docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
@@ -60,6 +60,11 @@ gate: .venv/.dev  ## nbdev_export and nbdev_clean must change nothing
 
 lab: .venv/.installed  ## JupyterLab, on the root of this workbook
 	$(BIN)/jupyter lab
+
+docs: .venv/.dev  ## the site, every notebook executed, into build/docs/html/
+	$(BIN)/python docs/pages.py build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -j 2 build/docs/source build/docs/html
+	@echo "the site: build/docs/html/index.html"
 
 lock: .venv/.installed  ## resolve settings.ini anew into the two locks, with the torch of the present one
 	$(BIN)/python .ci/lock

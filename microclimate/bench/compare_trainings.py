@@ -30,10 +30,10 @@ from ..files import write_json
 from ..scores.evaluate import compare
 from ..grid import GRAVITY
 from ..training.loader import WeatherData
-from ..figures.maps import headline, style
+from ..figures.maps import draw_title, figure_style
 from ..models.registry import Forecaster, build_model, load_model
 from ..training.physics import LAWS, PhysicsHeads, allowed_heads
-from ..figures.plot import colours_of, sheet
+from ..figures.plot import model_colours, panel_axes
 from ..training.recipe import Recipe, TrainModule, rollout_length, true_pairs
 from ..training.train import quiet_lightning
 
@@ -201,7 +201,7 @@ def _reached(run, column, target):
     }
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #af0475d4
-@style()
+@figure_style()
 def validation_curves(
     table: pd.DataFrame,  # from `read_logs`
     column: str = "val/rmse",
@@ -209,15 +209,15 @@ def validation_curves(
 ) -> Figure:
     "Validation error against steps and against processor time."
     table = table.dropna(subset=[column])
-    colours = colours_of(table.variant.unique())
+    colours = model_colours(table.variant.unique())
     lines = [plt.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-    fig, axes = sheet(2, [lines], panel=(3.6, 2.4))
+    fig, axes = panel_axes(2, [lines], panel=(3.6, 2.4))
     for ax, (x, label) in zip(axes, {"step": "training steps", "cpu_seconds": "processor time (s)"}.items()):
         for (name, _), run in table.groupby(["variant", "seed"], sort=False):
             ax.plot(run[x], run[column], "o-", ms=3, lw=1.2, color=colours[name])
         ax.set(xlabel=label, xlim=(0, None), yscale="log")
         for kind in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter): kind("{x:g}")
-    headline(fig, "Validation error", f"normalised RMSE, {table.seed.nunique()} seeds", synthetic)
+    draw_title(fig, "Validation error", f"normalised RMSE, {table.seed.nunique()} seeds", synthetic)
     return fig
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #c1ff6e64
