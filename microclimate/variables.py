@@ -80,6 +80,7 @@ _table = [
              aliases=("vertical_velocity", "lagrangian_tendency_of_air_pressure", "omega", "wap")),
     Variable("tp_dry", "share of dry times", "", "1", "climate", 0, 1),
     Variable("tp_heavy", "limit of heavy precipitation", "", "kg m-2 h-1", "climate", 0, 400),
+    Variable("wind", "10 m wind speed", "wind_speed", "m s-1", "climate", 0, 160),
 ]
 VARIABLES: dict[str, Variable] = {v.name: v for v in _table}
 
