@@ -80,6 +80,7 @@ _table = [
              aliases=("vertical_velocity", "lagrangian_tendency_of_air_pressure", "omega", "wap")),
     Variable("tp_dry", "share of dry times", "", "1", "climate", 0, 1),
     Variable("tp_heavy", "limit of heavy precipitation", "", "kg m-2 h-1", "climate", 0, 400),
+    Variable("wind", "10 m wind speed", "wind_speed", "m s-1", "climate", 0, 160),
 ]
 VARIABLES: dict[str, Variable] = {v.name: v for v in _table}
 
@@ -108,7 +109,8 @@ def variable(name: str) -> Variable:  # the table's row; `z500` is `z` at 500 hP
     if match:
         base, level = VARIABLES[match[1]], match[2]
         return replace(base, name=name, long_name=f"{level} hPa {base.long_name}", aliases=())
-    near = difflib.get_close_matches(name, [*VARIABLES, *CHANNELS, *_alias], n=3) or ["2t", "msl", "z500"]
+    known = {*VARIABLES, *CHANNELS, *_alias}
+    near = difflib.get_close_matches(name, sorted(known), n=3) or ["2t", "msl", "z500"]
     raise WeatherError(f"Unknown variable '{name}': use one of this package's names, for example {', '.join(near)}.")
 
 # %% ../nbs/01_variables.ipynb #214590ec
