@@ -141,7 +141,7 @@ SPLIT = Kind('every so many weeks, a number from 2, or dates such as "2007" or "
 COUNT, HOURS, HALO = whole(1), whole(1), either(whole(0), choice("globe"))
 
 PARAMETERS = dict(  # the weather
-    source=TEXT, region=optional(REGION), variables=optional(NAMES), statics=optional(TEXT),
+    source=optional(TEXT), region=optional(REGION), variables=optional(NAMES), statics=optional(TEXT),
     start=optional(TIME), end=optional(TIME), init_time=optional(TIME),
     spell_hours=optional(HOURS), spell_every=HOURS, history_days=number(0),
     grid_step=optional(number(0)), cache=optional(TEXT),

@@ -174,8 +174,7 @@ def test_the_whole_table(tmp_path):
     assert read_facts(tmp_path / "out" / "int8.onnx")["provenance"]["arithmetic"] == "int8"
 
 
-@pytest.mark.parametrize("engines, sentence", [(["abacus"], "Unknown engine 'abacus'"), ("tract", "give a list, as ['tract']")])
-def test_engines_that_are_not_there(engines, sentence, tmp_path):
+def test_engines_that_are_not_there(tmp_path):
     "Said before anything is read or trained."
-    done = papermill("run_export.ipynb", tmp_path / "out", engines=engines)
-    assert done.returncode != 0 and sentence in done.stderr and not (tmp_path / "out" / "training").exists()
+    done = papermill("run_export.ipynb", tmp_path / "out", engines=["abacus"])
+    assert done.returncode != 0 and "Unknown engine 'abacus'" in done.stderr and not (tmp_path / "out" / "training").exists()
