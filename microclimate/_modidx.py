@@ -1848,6 +1848,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'microclimate.runs.case.skill_sentence': ( 'runs/case.html#skill_sentence',
                                                                                    'microclimate/runs/case.py'),
                                         'microclimate.runs.case.skill_table': ('runs/case.html#skill_table', 'microclimate/runs/case.py'),
+                                        'microclimate.runs.case.start_of': ('runs/case.html#start_of', 'microclimate/runs/case.py'),
                                         'microclimate.runs.case.usual_forecast': ( 'runs/case.html#usual_forecast',
                                                                                    'microclimate/runs/case.py')},
             'microclimate.runs.evaluation': { 'microclimate.runs.evaluation._held_out_starts': ( 'runs/evaluation.html#_held_out_starts',

@@ -50,7 +50,7 @@ def tell_the_story(source, folder):
     scores = pd.read_csv(model / "scores.csv")
     assert {"mine", "persistence"} <= set(scores.model) and np.isfinite(scores.value[scores.metric == "rmse"]).all()
 
-    ahead = run("run_forecast", folder / "ahead", source=source, model=model, init_time="None", lead_hours=12)
+    ahead = run("run_forecast", folder / "ahead", source=source, model=model, lead_hours=12)
     assert "forecast.nc" in ahead["files"] and "scores.csv" not in ahead["files"], "there is no truth after the last state"
     facts = verify(folder / "ahead" / "forecast.nc")
     assert facts["model"] == "mine" and facts["weights_sha256"] == json.loads((model / "config.json").read_text())["weights_sha256"]
