@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% ../../nbs/training/00_loader.ipynb #0afe4128
-import microclimate.compute  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import numpy as np
 import pandas as pd
-import pytorch_lightning as L
 import torch
 import xarray as xr
 from fastcore.basics import patch
@@ -328,7 +326,7 @@ def _windows(data, part, rule, steps, most=None):
     return found
 
 # %% ../../nbs/training/00_loader.ipynb #35301e6d
-class WeatherData(L.LightningDataModule):
+class WeatherData:
     "Training, validation and test windows of one Dataset. Raises `WeatherError` where a part that was asked for is empty."
 
     def __init__(
@@ -347,7 +345,6 @@ class WeatherData(L.LightningDataModule):
         cache: str | Path | None = None,  # a folder for states that do not fit in memory, see `read_series`
         epoch_batches: int | None = None,  # an epoch is so many batches of an endless stream; None: all windows once
     ):
-        super().__init__()
         self.series = ds if isinstance(ds, Series) else read_series(ds, channels, cache)
         self.history, self.steps, self.val_steps = history, steps, val_steps or steps
         self.step_hours, self.holdout, self.validate = step_hours or self.series.step_hours, holdout, validate
@@ -385,25 +382,36 @@ class _Ahead(DataLoader):
                 yield sample
 
 # %% ../../nbs/training/00_loader.ipynb #14692656
-def _share(data):
-    "Number of this process, and of all."
-    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
-
 @patch
-def train_dataloader(self: WeatherData) -> DataLoader:
-    self.order.share = _share(self)
+def train_dataloader(
+    self: WeatherData,
+    process: int = 0,  # number of this process
+    processes: int = 1,  # that share each batch
+) -> DataLoader:
+    self.order.share = process, processes
     return _Ahead(self.train, batch_sampler=self.order)
 
-def _in_order(data, windows):
+def _in_order(windows, batch_size, process, processes):
     "This process's part of the windows, batch after batch."
-    process, processes = _share(data)
-    return _Ahead(windows, batch_size=data.batch_size, sampler=range(process, len(windows), processes)) if len(windows) else []
+    if not len(windows): return []
+    rows = range(process, len(windows), processes)
+    return _Ahead(windows, batch_size=batch_size, sampler=rows)
 
 @patch
-def val_dataloader(self: WeatherData) -> DataLoader | list: return _in_order(self, self.val)
+def val_dataloader(
+    self: WeatherData,
+    process: int = 0,
+    processes: int = 1,
+) -> DataLoader | list:
+    return _in_order(self.val, self.batch_size, process, processes)
 
 @patch
-def test_dataloader(self: WeatherData) -> DataLoader | list: return _in_order(self, self.test)
+def test_dataloader(
+    self: WeatherData,
+    process: int = 0,
+    processes: int = 1,
+) -> DataLoader | list:
+    return _in_order(self.test, self.batch_size, process, processes)
 
 # %% ../../nbs/training/00_loader.ipynb #dde093b8
 @patch
