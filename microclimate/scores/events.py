@@ -131,7 +131,7 @@ def seeps_error(
     pair: Pair,  # with a climatology that holds 'dry', 'dry_below' and 'heavy'
 ) -> np.ndarray:  # (n, cell); 0 where the place does not count
     "The penalty of the category that was forecast where another came. Raises `WeatherError` without that climatology."
-    p1, dry, limit = pair.usual("dry"), pair.usual("dry_below"), pair.usual("heavy")
+    p1, dry, limit = pair.climatology("dry"), pair.climatology("dry_below"), pair.climatology("heavy")
     counted = _seeps_counted(p1)
     p1 = np.where(counted, p1, 0.5)
     p3 = (1 - p1) / 3
@@ -143,7 +143,7 @@ def seeps_error(
 
 def seeps_counted(pair: Pair) -> np.ndarray:  # (n, cell) 1 or 0
     "Does the place count, at this time of the year?"
-    return _seeps_counted(pair.usual("dry")).astype(float)
+    return _seeps_counted(pair.climatology("dry")).astype(float)
 
 EVENT_STATISTICS |= {"seeps_error": seeps_error, "seeps_counted": seeps_counted}
 EVENT_METRICS["seeps"] = Metric(("seeps_error", "seeps_counted"), _ratio, 0, undefined="each place is dry nearly always, or nearly never")
