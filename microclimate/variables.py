@@ -109,7 +109,8 @@ def variable(name: str) -> Variable:  # the table's row; `z500` is `z` at 500 hP
     if match:
         base, level = VARIABLES[match[1]], match[2]
         return replace(base, name=name, long_name=f"{level} hPa {base.long_name}", aliases=())
-    near = difflib.get_close_matches(name, [*VARIABLES, *CHANNELS, *_alias], n=3) or ["2t", "msl", "z500"]
+    known = {*VARIABLES, *CHANNELS, *_alias}
+    near = difflib.get_close_matches(name, sorted(known), n=3) or ["2t", "msl", "z500"]
     raise WeatherError(f"Unknown variable '{name}': use one of this package's names, for example {', '.join(near)}.")
 
 # %% ../nbs/01_variables.ipynb #214590ec

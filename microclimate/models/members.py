@@ -22,6 +22,7 @@ from ..provenance import with_cf
 from ..variables import variable
 from ..grid import Grid
 from .rollout import _frame, _labels, _with_windows, check_lead, rollout
+from ..sun import TimesLike, as_times
 
 # %% ../../nbs/models/03_members.ipynb #9db89644
 def _filter(
@@ -131,9 +132,9 @@ def _run(model, ds, init_time, steps, members, seed, size, length_km, boundary, 
 def ensemble(
     model: Callable[[Batch], Batch],  # as for `rollout.forecast`; with `noise` > 0 it takes `generator=` too
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
-    init_times,  # () or (n,) datetime64
+    init_times: TimesLike,  # one start or several: text, `datetime` or `datetime64`, in UTC
     lead_hours: int,  # how far
-    members: int,
+    members: int,  # two or more
     seed: int = 0,  # of perturbations and noise
     size: float = 0.0,  # of the perturbations of the start, in changes over one step; 0 for none
     length_km: float = 200.0,  # where their correlation has fallen to 0.61
@@ -142,9 +143,23 @@ def ensemble(
     device: str = "cpu",
     initial: bool = False,  # the states it starts from too, as lead 0
 ) -> xr.Dataset:  # dims init_time, lead_time, number, and the grid's; with CF names and units
-    "Run an ensemble from every initial time. Raises `WeatherError` for a wrong lead or size, and where all members would be the same."
+    """Forecast with many members, from one start or several.
+
+    Members differ by perturbed starts (`size`), by the noise that the model draws, or by both. The
+    result lies along `init_time, lead_time, number` and the grid. The same seed gives the same members.
+
+    Raises `WeatherError` for fewer than two members, for a wrong lead or size, and where all members
+    would be the same.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> model = mc.load_model("sfno-tiny")
+    >>> ahead = mc.ensemble(model, weather, "2024-06-07", lead_hours=3, members=4, size=0.5)
+    >>> ahead["2t"].dims[:3], ahead["2t"].shape[:3]
+    (('init_time', 'lead_time', 'number'), (1, 3, 4))
+    """
     _check_members(model, members, size)
-    steps, init_times = check_lead(model, lead_hours), np.atleast_1d(np.asarray(init_times, "M8[ns]"))
+    steps, init_times = check_lead(model, lead_hours), as_times(init_times)
     runs = [_run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device, initial) for t in init_times]
     about = dict(model=f"{model.name}, {members} members", ensemble=_made_by(model, size, length_km), ensemble_seed=seed)
     return with_cf(xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary) | about))

@@ -108,15 +108,28 @@ def _other_grid(model, grid):
 # %% ../../nbs/models/01_registry.ipynb #7909746e
 def build_model(
     name: str,  # from `MODELS`
-    normalizer: Normalizer,
-    grid: Grid,
-    history: int = 1,
-    aux: tuple = (),
+    normalizer: Normalizer,  # of the model's variables, in its order
+    grid: Grid,  # the only one that it will take
+    history: int = 1,  # past states that it takes, the newest included
+    aux: tuple = (),  # auxiliary inputs, names from `batch.AUX`
     seed: int = 0,  # of the initial weights
     noise: int = 0,  # fields of random numbers after aux, see `Forecaster`
-    **overrides,  # of the preset's keywords
+    **overrides: object,  # of the preset's keywords
 ) -> Forecaster:
-    "An untrained model. Raises `WeatherError` for an unknown name or unknown keywords."
+    """Build an untrained model of the table `MODELS`.
+
+    The normalizer says which variables it forecasts, in which order, and over which step. `mc.fit` does
+    this and trains too.
+
+    Raises `WeatherError` for an unknown name, and for keywords that the network does not have.
+
+    >>> import microclimate as mc
+    >>> from microclimate.batch import Normalizer
+    >>> weather = mc.open_weather("nature", ["2t", "msl"], region=(62, 60, 4, 8))
+    >>> model = mc.build_model("edge-dw", Normalizer.fit(weather), mc.Grid.from_dataset(weather))
+    >>> model.channels, model.step_hours
+    (('2t', 'msl'), 1)
+    """
     make, preset = _recipe(name)
     facts = dict(
         shape=grid.shape,
@@ -154,7 +167,16 @@ def save_model(
 ) -> Path:  # the folder
     """Write a model folder; it appears complete or not at all.
 
-    Raises `WeatherError` where it cannot be written."""
+    The folder holds `weights.safetensors` and `config.json`, and `README.md` and `scores.csv` where they
+    are given. `load_model` checks the weights against `config.json`.
+
+    Raises `WeatherError` where it cannot be written.
+
+    >>> import microclimate as mc
+    >>> folder = mc.save_model(mc.load_model("sfno-tiny"), "my-model", facts={"source": "nature"})
+    >>> mc.load_model(folder).name
+    'sfno-tiny'
+    """
     folder = Path(folder)
     check_folder(folder.parent)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
@@ -267,9 +289,17 @@ def read_config(folder: str | Path) -> dict:
 def load_model(
     name: str | Path,  # of a shipped model, or a model folder
 ) -> Forecaster:  # in eval mode
-    """Load a shipped model or a folder.
+    """Load a shipped model, or a folder of `save_model`.
 
-    Raises `WeatherError` for a missing, truncated or changed weights file."""
+    It takes a `Batch` and gives the next state as a `Batch`; `mc.forecast` repeats it.
+
+    Raises `WeatherError` for an unknown name, and for weights that are missing, truncated or changed.
+
+    >>> import microclimate as mc
+    >>> model = mc.load_model("sfno-tiny")
+    >>> len(model.channels), model.step_hours, model.grid.shape
+    (13, 1, (64, 112))
+    """
     folder = model_folder(name)
     config, path = read_config(folder), folder / "weights.safetensors"
     if not path.is_file():

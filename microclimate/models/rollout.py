@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/models/02_rollout.ipynb #852546ac
 from ..batch import Batch, channels_of
@@ -26,6 +26,7 @@ from ..variables import disk_name, variable
 from ..files import atomic
 from ..provenance import content_sha256, open_saved, provenance as _provenance, to_cf, with_cf
 from ..grid import Grid, relaxation
+from ..sun import TimesLike, as_times
 
 # %% ../../nbs/models/02_rollout.ipynb #81a6ba35
 def crossing_hours(grid: Grid, speed: float = 10.0) -> float:  # speed in m/s
@@ -58,7 +59,19 @@ def rollout(
     boundary: Callable[[np.ndarray], Batch] | None = None,  # valid times (b,) to what is at the edge
     width: int = 10,  # cells of the relaxation zone
 ) -> Iterator[Batch]:  # states one step apart, the initial one not included
-    "Repeat a model's step, relaxing the edge towards the boundary. Warns where a free run outlasts the air's crossing of the grid."
+    """Repeat a model's step, relaxing the edge towards a boundary where there is one.
+
+    `mc.forecast` does this from a Dataset to a Dataset. Here the states come one by one, as batches
+    whose fields are (b, 1, h, w) in physical units.
+
+    Warns where a free run outlasts the time in which air crosses the grid.
+
+    >>> import microclimate as mc
+    >>> model, weather = mc.load_model("sfno-tiny"), mc.open_weather("nature")
+    >>> start = mc.Batch.from_dataset(weather, "2024-06-07", model.channels)
+    >>> [str(state.metadata.time[0])[:13] for state in mc.rollout(model, start, steps=2)]
+    ['2024-06-07T01', '2024-06-07T02']
+    """
     grid, hours = batch.metadata.grid, model.step_hours
     weight, crossed = torch.from_numpy(relaxation(grid, width)).float().to(batch.stack().device), crossing_hours(grid)
     for step in range(1, steps + 1):
@@ -133,7 +146,7 @@ def _with_windows(frame, ds):
 def forecast(
     model: Callable[[Batch], Batch],  # with `step_hours`, `history`, `name`, and perhaps `channels`
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
-    init_times,  # () or (b,) datetime64
+    init_times: TimesLike,  # one start or several: text, `datetime` or `datetime64`, in UTC
     lead_hours: int,  # how far
     boundary: Callable[[np.ndarray], Batch] | None = None,  # valid times to what is at the edge
     width: int = 10,  # cells of the relaxation zone
@@ -142,9 +155,23 @@ def forecast(
     keep: Grid | None = None,  # a part of the data's grid, where not all of it is wanted
     initial: bool = False,  # the state it starts from too, as lead 0
 ) -> xr.Dataset:  # dims init_time, lead_time, and the grid's; with CF names and units
-    "Run a model from every initial time. Raises `WeatherError` for a lead that is no positive multiple of the model's step."
+    """Forecast with a model, from one start or several.
+
+    The result lies along `init_time, lead_time` and the grid, in the units of the table of variables.
+    Without a boundary nothing flows in at the edge of the region, and the forecast loses its skill
+    inwards as time goes on.
+
+    Raises `WeatherError` for a start that the data do not hold, for another grid or missing variables,
+    and for a lead that is not a positive multiple of the model's step.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> ahead = mc.forecast(mc.load_model("sfno-tiny"), weather, "2024-06-07", lead_hours=24)
+    >>> ahead["2t"].dims, ahead["2t"].shape
+    (('init_time', 'lead_time', 'latitude', 'longitude'), (1, 24, 64, 112))
+    """
     steps = check_lead(model, lead_hours)
-    init_times = np.atleast_1d(np.asarray(init_times, "M8[ns]"))
+    init_times = as_times(init_times)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     states = lambda group: list(_frames(model, ds, group, steps, boundary, width, device, keep, initial))
     runs = [xr.concat(states(group), "lead_time", data_vars="minimal") for group in groups]

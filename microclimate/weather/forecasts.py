@@ -8,6 +8,7 @@ __all__ = ['run_start', 'layout', 'chunks_for', 'name_members', 'to_ours', 'from
 
 # %% ../../nbs/weather/04_forecasts.ipynb #662a5b26
 import contextlib, hashlib, json, math, os, re, shutil, uuid, warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../nbs/weather/04_forecasts.ipynb #ea77ca36
@@ -368,13 +369,28 @@ def _parts(files, variables, box, span, source) -> list:  # of forecasts
 
 # %% ../../nbs/weather/04_forecasts.ipynb #b4163ce8
 def open_forecast(
-    source,  # path, list of paths, glob, or Zarr URL: our files, WeatherBench 2's layout, MET Norway's files, GRIB
-    variables=None,  # our names; `z` for all its levels; None for all that is found and the table knows
-    region=None,  # a name, a Grid, or (north, south, west, east) in degrees; None for everything
-    time=None,  # (first, last) start of a run, both included; None for all
+    source: str | Path | Sequence,  # path, glob, Zarr URL, or several: ours, WeatherBench 2's, MET Norway's, GRIB
+    variables: Sequence[str] | None = None,  # our names; `z` for all its levels; None for all that the table knows
+    region: str | Grid | Sequence[float] | None = None,  # a name, a Grid, or (north, south, west, east) in degrees; None: all of it
+    time: Sequence | None = None,  # (first, last) start of a run, both included; None for all
     model: str | None = None,  # its name in tables of scores; None for what the files say
 ) -> xr.Dataset:  # init_time, lead_time (later than 0), perhaps number, and the grid; lazy where the files have both axes
-    "Open anybody's forecasts as one Dataset. Raises `WeatherError` for anything that cannot be scored, with what to do about it."
+    """Open anybody's forecasts as one Dataset.
+
+    It lies along `init_time, lead_time` and the grid, with `number` for members; lead 0 is left out.
+    Names and units are those of `open_weather`, so `mc.score` and `mc.compare` take it as it is.
+    Files that have both axes stay lazy.
+
+    Raises `WeatherError` for anything that cannot be scored: files without a start or lead, on
+    different grids, or with a time twice.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.rollout import forecast_to_file
+    >>> weather = mc.open_weather("nature")
+    >>> made = forecast_to_file(mc.load_model("sfno-tiny"), weather, "2024-06-07", 6, "forecast.nc")
+    >>> mc.open_forecast("forecast.nc", ["2t"]).sizes["lead_time"]
+    6
+    """
     where, span, text = named_region(region), time_span(time), _text(source)
     files = [(path, ds) for path in resolve_source(source) for ds in open_file(path, expand_request(variables))]
     parts = _parts(files, variables, where.box if isinstance(where, Grid) else where, span, text)

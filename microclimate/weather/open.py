@@ -9,6 +9,7 @@ __all__ = ['ERA5_CREDIT', 'join_runs', 'expand_request', 'time_span', 'select_ti
 
 # %% ../../nbs/weather/03_open.ipynb #58d159a4
 import glob as globbing, hashlib, re, warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../nbs/weather/03_open.ipynb #ea77ca36
@@ -401,16 +402,33 @@ def hourly_times(first, last) -> np.ndarray:  # (n,) datetime64[ns]
 ERA5_CREDIT = "contains modified Copernicus Climate Change Service information"
 
 def open_weather(
-    source,  # 'nature', 'nature:7', 'era5', 'era5:wb2', 'era5:URL'; path, list of paths, glob, or Zarr URL; an xr.Dataset
-    variables=None,  # our names; None for all that the source has and the table knows
-    region=None,  # a name, a Grid, or (north, south, west, east); None for everything (Norway for nature and era5)
-    time=None,  # (start, end), both included, or an array of times; None for everything
+    source: str | Path | Sequence | xr.Dataset,  # 'nature', 'nature:7', 'era5', 'era5:wb2'; path, glob, URL, or several; a Dataset
+    variables: Sequence[str] | None = None,  # our names; None for all that the source has and the table knows
+    region: str | Grid | Sequence[float] | None = None,  # a name, a Grid, or (north, south, west, east) in degrees; None: all of it
+    time: Sequence | np.ndarray | None = None,  # (start, end), both included, or an array of times; None: all of it
     seed: int = 0,  # of the nature run
     cache: str | Path | None = None,  # folder for pieces of a store; None for the user's cache folder
     strict: bool = True,  # False: missing and impossible values are warned of, not refused
     lazy: bool = False,  # for files and stores larger than memory: values are read, and checked, when they are needed
 ) -> xr.Dataset:  # the standard Dataset
-    "Open any weather source as the same Dataset. Raises `WeatherError` for anything that cannot be trusted, with what to do about it."
+    """Open any weather source as the same standard Dataset.
+
+    Variables have this package's names and units (`2t` in K, `msl` in Pa, `tp` in kg m-2 h-1) and lie
+    along `time, latitude, longitude`, or `time, y, x` on a projected grid; rows run from north to south.
+    Accumulated amounts become mean rates over the preceding step, winds point east and north.
+    Forecast runs that overlap in time keep `init_time, lead_time`.
+
+    Raises `WeatherError` for a file that cannot be read, an unknown variable or region, times that are
+    not there, duplicate or irregular times, and missing or impossible values.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature", ["2t", "tp"], region=(62, 60, 4, 8), time=("2024-06-01", "2024-06-02"))
+    >>> weather["2t"].dims, weather["2t"].shape, weather["2t"].units
+    (('time', 'latitude', 'longitude'), (48, 9, 17), 'K')
+    >>> weather.to_netcdf("june.nc")
+    >>> mc.open_weather("june.nc", ["tp"])["tp"].units
+    'kg m-2 h-1'
+    """
     wanted, where, span = expand_request(variables), named_region(region), time_span(time)
     name, picked = source_name(source), time is not None and not _is_pair(time)  # gaps between picked times are meant
     kind = "dataset" if isinstance(source, xr.Dataset) else name.partition(":")[0]
