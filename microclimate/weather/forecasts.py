@@ -8,6 +8,7 @@ __all__ = ['run_start', 'layout', 'chunks_for', 'name_members', 'to_ours', 'from
 
 # %% ../../nbs/weather/04_forecasts.ipynb #662a5b26
 import contextlib, hashlib, json, math, os, re, shutil, uuid, warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../nbs/weather/04_forecasts.ipynb #ea77ca36
@@ -17,7 +18,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_forecasts.ipynb #e1611b2c
 from ..errors import WeatherError
-from ..variables import CHANNELS, COLUMNS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, VARIABLES, in_order, variable
 from ..files import as_slice, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, provenance
 from ..grid import Grid, region as named_region
@@ -368,13 +369,28 @@ def _parts(files, variables, box, span, source) -> list:  # of forecasts
 
 # %% ../../nbs/weather/04_forecasts.ipynb #b4163ce8
 def open_forecast(
-    source,  # path, list of paths, glob, or Zarr URL: our files, WeatherBench 2's layout, MET Norway's files, GRIB
-    variables=None,  # our names; `z` for all its levels; None for all that is found and the table knows
-    region=None,  # a name, a Grid, or (north, south, west, east) in degrees; None for everything
-    time=None,  # (first, last) start of a run, both included; None for all
+    source: str | Path | Sequence,  # path, glob, Zarr URL, or several: ours, WeatherBench 2's, MET Norway's, GRIB
+    variables: Sequence[str] | None = None,  # our names; `z` for all its levels; None for all that the table knows
+    region: str | Grid | Sequence[float] | None = None,  # a name, a Grid, or (north, south, west, east) in degrees; None: all of it
+    time: Sequence | None = None,  # (first, last) start of a run, both included; None for all
     model: str | None = None,  # its name in tables of scores; None for what the files say
 ) -> xr.Dataset:  # init_time, lead_time (later than 0), perhaps number, and the grid; lazy where the files have both axes
-    "Open anybody's forecasts as one Dataset. Raises `WeatherError` for anything that cannot be scored, with what to do about it."
+    """Open anybody's forecasts as one Dataset.
+
+    It lies along `init_time, lead_time` and the grid, with `number` for members; lead 0 is left out.
+    Names and units are those of `open_weather`, so `mc.score` and `mc.compare` take it as it is.
+    Files that have both axes stay lazy.
+
+    Raises `WeatherError` for anything that cannot be scored: files without a start or lead, on
+    different grids, or with a time twice.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.rollout import forecast_to_file
+    >>> weather = mc.open_weather("nature")
+    >>> made = forecast_to_file(mc.load_model("sfno-tiny"), weather, "2024-06-07", 6, "forecast.nc")
+    >>> mc.open_forecast("forecast.nc", ["2t"]).sizes["lead_time"]
+    6
+    """
     where, span, text = named_region(region), time_span(time), _text(source)
     files = [(path, ds) for path in resolve_source(source) for ds in open_file(path, expand_request(variables))]
     parts = _parts(files, variables, where.box if isinstance(where, Grid) else where, span, text)
@@ -400,13 +416,11 @@ def _nothing(files, source) -> str:
 
 def _dressed(ds) -> xr.Dataset:
     "Variables in the table's order, with its attributes."
-    order = [*CHANNELS, *VARIABLES]
-    names = sorted((n for n in ds.data_vars if n != "crs"), key=lambda n: order.index(n) if n in order else len(order))
+    names = in_order(n for n in ds.data_vars if n != "crs")
     ds = ds[[*names, *(["crs"] if "crs" in ds else [])]].drop_encoding()
     for name in names:
-        row, notes = variable(name), {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
-        about = dict(long_name=row.long_name, units=row.units) | (dict(standard_name=row.standard_name) if row.standard_name else {})
-        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(about | notes)
+        notes = {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
+        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(variable(name).attrs | notes)
     return ds.drop_attrs(deep=False).assign_attrs({k: v for k, v in ds.attrs.items() if k != "path"})
 
 # %% ../../nbs/weather/04_forecasts.ipynb #019e376d

@@ -164,6 +164,7 @@ def name_times(
 ) -> xr.Dataset:  # with the dims `time`, or `init_time` and `lead_time`, decoded
     "Bring the axes of time to our names. Raises `WeatherError` for times that are no dates."
     lead, init = _axis(ds, "lead_time"), _axis(ds, "init_time")
+    if _one_run(ds, lead, init): ds = ds.swap_dims(time=lead)
     if lead in ds.dims:
         ds = _spans(ds, lead)
         if init is None and "time" in ds.variables: ds, init = ds.rename(time="init_time"), "init_time"
@@ -175,6 +176,10 @@ def name_times(
         if name in ds.dims and (name not in ds.variables or ds[name].dtype.kind != kind):
             raise WeatherError(f"The axis {name} in {path} holds no times that can be understood: correct its 'units' and 'calendar'.")
     return ds
+
+def _one_run(ds, lead, init) -> bool:
+    "Does valid time come with lead times and the one start they count from, as CF has it?"
+    return lead in ds.variables and ds[lead].dims == ("time",) and init is not None and ds[init].size == 1
 
 def _spans(ds, lead):
     "Leads that are bare numbers are hours, or nanoseconds where they are too large for hours."
