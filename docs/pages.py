@@ -7,6 +7,7 @@ the package or the locked environment changes, so only the first build executes 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS, DOCS, PACKAGE = ROOT / "nbs", ROOT / "docs", ROOT / "microclimate"
 # run notebooks that are executed here; run_forecast and run_compare keep outputs in the repository
 EXECUTED = ("run_evaluate",)
-PACKAGES = "__main__|microclimate|numpy|xarray|pandas|torch"  # left out of types in signatures
+# left out of the types in signatures
+PACKAGES = "__main__|microclimate|numpy|xarray|pandas|torch|collections|pathlib"
 TEXTS = {  # written pages that stand elsewhere in the repository, with their names on the site
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -95,7 +97,9 @@ class DocsStep(FilterDefaults):
 
 
 def module_of(path):
-    "The module that a notebook exports; empty for run notebooks and pages."
+    "The module that a notebook describes; empty for run notebooks and other pages."
+    if path.stem == "front_door":
+        return "microclimate"
     if is_run(path) or NBS not in path.parents:
         return ""
     chapter = path.parent.relative_to(NBS).parts
@@ -106,24 +110,27 @@ def symbol(cell, module):
     "A `show_doc` cell as Sphinx's description of the symbol: searchable, in the index, linked to."
     [output] = cell.outputs
     _, heading, signature, *text = "".join(output["data"]["text/markdown"]).split("\n\n", 3)
+    text = [re.sub(r"^>>> .*(?:\n.+)*", r"```pycon\n\g<0>\n```", part, flags=re.M) for part in text]
     name = heading.removeprefix("### ")
     kind = "method" if "." in name else "class" if name[0].isupper() else "function"
     signature = re.sub(rf"\b(?:{PACKAGES})\.(?:\w+\.)*(\w+)", r"\1", signature)
+    word = "class" if kind == "class" else "def"
+    signature = re.sub(r"(?<=^```python\n)def \w+", f"{word} {name.rpartition('.')[2]}", signature)
     if kind == "class":
-        signature = signature.replace("def ", "class ", 1).replace(")->None:", ")")
+        signature = signature.replace(")->None:", ")")
     lines = [f"::::{{py:{kind}}} {name}", f":module: {module}", "", signature, "", *text, "::::"]
     return mk_cell("\n".join(lines), "markdown")
 
 
 @cache
 def homes():
-    "Exported name to its full name, for links."
+    "Exported name to its full name, for links; short words also mean other things."
     index = {}
     exec((PACKAGE / "_modidx.py").read_text(encoding="utf-8"), index)
     names = {}
     for module, symbols in index["d"]["syms"].items():
         names |= {full.removeprefix(f"{module}."): full for full in symbols}
-    return names
+    return {name: full for name, full in names.items() if re.search(r"[A-Z_.]", name)}
 
 
 def link(text):
@@ -245,8 +252,10 @@ def make(path, build):
 
 def make_all(paths, build, workers=2):
     "Pages of all notebooks, each in a process of its own, with a line of progress for each."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nbdev.test", "torch", "xarray", "matplotlib.pyplot"])
     failed = []
-    with ProcessPoolExecutor(workers, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         pending = {pool.submit(make, path, build): path for path in paths}
         for number, done in enumerate(as_completed(pending), 1):
             name = place(pending[done])

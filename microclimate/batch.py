@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .errors import WeatherError
 from .variables import CHANNELS, COLUMNS, STATICS, variable
 from .grid import Grid
-from .sun import cos_zenith, day_of_year
+from .sun import as_times, cos_zenith, day_of_year
 
 # %% ../nbs/07_batch.ipynb #c81afd92
 @dataclass(frozen=True)
@@ -32,7 +32,20 @@ class Metadata:
 # %% ../nbs/07_batch.ipynb #72c6ccb0
 @dataclass(frozen=True)
 class Batch:
-    "States of the atmosphere in physical units."
+    """States of the atmosphere in physical units, as models take them.
+
+    `surf_vars` are fields of one level, (b, t, h, w); `static_vars` terrain and coast, (h, w);
+    `atmos_vars` fields on pressure levels, (b, t, l, h, w); `metadata` holds grid, valid times and
+    levels. Times run along t, the newest last.
+
+    `Batch.from_dataset` raises `WeatherError` for a variable, a level or a time that is not there.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature", ["2t", "msl", "lsm"], region=(62, 60, 4, 8))
+    >>> batch = mc.Batch.from_dataset(weather, "2024-06-02T06", history=2)
+    >>> batch.channels, tuple(batch.surf_vars["2t"].shape)
+    (('2t', 'msl'), (1, 2, 9, 17))
+    """
     surf_vars: dict  # name: (b, t, h, w)
     static_vars: dict  # name: (h, w)
     atmos_vars: dict  # name: (b, t, l, h, w)
@@ -117,7 +130,7 @@ def _states(field: xr.DataArray, rows: np.ndarray) -> np.ndarray:  # (b, t, …)
 def from_dataset(
     cls: Batch,
     ds: xr.Dataset,  # a standard Dataset along `time`
-    time,  # () or (b,) datetime64, valid time of the newest state
+    time,  # () or (b,), valid time of the newest state: text, `datetime` or `datetime64`
     channels: tuple | None = None,  # None for all forecast channels the Dataset has
     history: int = 1,  # states, the newest included
     step: int | None = None,  # hours between them; None for the Dataset's own
@@ -126,7 +139,7 @@ def from_dataset(
     channels = channels or channels_of(ds)
     missing = [name for name in channels if name not in ds]
     if missing: raise WeatherError(f"The data lack {', '.join(missing)}, which the model needs: choose another source or model.")
-    time = np.atleast_1d(np.asarray(time, "M8[ns]"))
+    time = as_times(time)
     back = np.arange(history)[::-1] * np.timedelta64(step or (step_of(ds) if history > 1 else 1), "h")
     rows = _rows(ds, time[:, None] - back)
     read = lambda name: torch.from_numpy(_states(ds[name], rows))

@@ -7,4 +7,14 @@ __all__ = ['WeatherError']
 
 # %% ../nbs/00_errors.ipynb #316818c2
 class WeatherError(ValueError):
-    "What is wrong with the input, where, and what to do about it, in one sentence."
+    """What is wrong with the input, where, and what to do about it, in one sentence.
+
+    It is a `ValueError`. Everything that a user can mend is reported this way.
+
+    >>> import microclimate as mc
+    >>> try:
+    ...     mc.open_weather("nature", ["2tm"])
+    ... except mc.WeatherError as error:
+    ...     print(error)
+    Unknown variable '2tm': use one of this package's names, for example 2t, ...
+    """

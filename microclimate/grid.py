@@ -25,7 +25,21 @@ GRAVITY = 9.80665  # m s⁻², the standard acceleration
 # %% ../nbs/05_grid.ipynb #9d32df64
 @dataclass(frozen=True, eq=False)
 class Grid:
-    "Cells of a region: regular latitude–longitude, or projected with 2-D coordinates. Raises `WeatherError` if they make no sense."
+    """Cells of a region: regular latitude–longitude, or projected with 2-D coordinates.
+
+    `Grid.from_dataset` reads it from a Dataset. `shape` is (h, w), rows from north to south; `lat2d`,
+    `lon2d`, `area_weights`, `dx` and `dy` are fields of that shape.
+
+    Raises `WeatherError` for coordinates that are not degrees, are not sorted, or lack x and y.
+
+    >>> import microclimate as mc
+    >>> import numpy as np
+    >>> grid = mc.Grid(latitude=np.array([62.0, 61.0, 60.0]), longitude=np.array([4.0, 6.0]))
+    >>> grid.shape, grid.box
+    ((3, 2), (62.0, 60.0, 4.0, 6.0))
+    >>> grid.area_weights.mean().round(6)
+    np.float64(1.0)
+    """
     latitude: np.ndarray  # (h,) descending, or (h, w); degrees north
     longitude: np.ndarray  # (w,) ascending, or (h, w); degrees east
     x: np.ndarray | None = None  # (w,) metres, projected grids only

@@ -45,17 +45,17 @@ def run(notebook, folder, **parameters):
     return json.loads((folder / "out.ipynb").read_text(encoding="utf-8"))
 
 
-def test_the_main_job_runs_aurora(weights, tmp_path):
+def test_a_region_is_forecast_by_aurora(weights, tmp_path):
     "The forecast is written with its provenance, named random, and not scored."
-    run("run_forecast", tmp_path, model="aurora", checkpoint=str(weights), region=REGION, halo=8, history_days=1)
+    run("run_aurora", tmp_path, checkpoint=str(weights), region=REGION, halo=8, history_days=1)
     assert verify(tmp_path / "forecast.nc")["model"].endswith("(random weights)")
     rows = (tmp_path / "scores.csv").read_text(encoding="utf-8")
     assert "persistence" in rows and "random" not in rows
 
 
-def test_without_weights_the_main_job_says_so(tmp_path):
+def test_without_weights_the_run_says_so(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="non-commercial use: get aurora-0.25-small-pretrained.ckpt"):
-        run("run_forecast", tmp_path, model="aurora")
+        run("run_aurora", tmp_path)
 
 
 def test_weights_of_another_variant_are_named(tmp_path):

@@ -15,7 +15,7 @@ import xarray as xr
 from microclimate.device import netcdf3
 from microclimate.batch import Normalizer
 from microclimate.variables import CHANNELS
-from microclimate.provenance import provenance, save_dataset, verify, with_cf
+from microclimate.provenance import open_saved, provenance, save_dataset, verify, with_cf
 from microclimate.weather.open import open_weather
 from microclimate.delivery.export import export_model, inputs_of, shake
 from microclimate.grid import regular_grid
@@ -104,7 +104,7 @@ def test_a_day_on_a_small_device(engine, week, tmp_path):
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 200, "MB"
     assert verify(tmp_path / "day.nc")["engine"] == engine
-    with xr.open_dataset(tmp_path / "day.nc", decode_timedelta=True) as day:
+    with open_saved(tmp_path / "day.nc") as day:
         assert day.sizes["lead_time"] == 24 and day.init_time.values[0] == START and "2t" in day
 
 
@@ -225,7 +225,7 @@ def test_one_seed_is_one_forecast(hours, tmp_path):
     runner, made = Runner(tmp_path / "noisy.onnx", seed=1), []
     for model, seed in ((runner, 0), (runner, 0), (runner.path, 1), (runner.path, 2)):
         path = forecast_onnx(model, tmp_path / "weather.nc", tmp_path / "out.nc", 2, seed=seed)
-        with xr.open_dataset(path, decode_timedelta=True) as one:
+        with open_saved(path) as one:
             made.append(one["10u"].values)
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2]) and not np.array_equal(made[0], made[3])
     with pytest.raises(ValueError, match="seed is -1"):

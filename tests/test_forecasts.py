@@ -11,7 +11,7 @@ import xarray as xr
 
 from microclimate.models.baseline import Persistence
 from microclimate.errors import WeatherError
-from microclimate.provenance import verify
+from microclimate.provenance import open_saved, verify
 from microclimate.weather.open import open_weather
 from microclimate.scores.evaluate import score
 from microclimate.weather.forecasts import open_forecast, to_wb2, write_wb2
@@ -53,7 +53,7 @@ def test_our_files_open_as_they_were_written(runs):
     same(opened, made)
     assert all(opened[name].chunks for name in NAMES) and opened["2t"].attrs["units"] == "K"
     assert {k: opened.attrs[k] for k in ("model", "boundary", "synthetic")} == dict(model="persistence", boundary="none", synthetic=1)
-    late = xr.load_dataset(folder / "late.nc", engine="netcdf4", decode_timedelta=True)
+    late = open_saved(folder / "late.nc")
     assert open_forecast(folder / "late.nc").attrs["source_sha256"] == late.attrs["content_sha256"]
 
 
@@ -70,8 +70,9 @@ def test_weatherbench_and_back(runs, tmp_path, suffix):
     path = write_wb2(open_forecast(f"{folder}/*.nc"), tmp_path / f"persistence{suffix}")
     back = open_forecast(path)
     for name in NAMES: np.testing.assert_allclose(back[name], made[name], rtol=3e-7, atol=1e-9)
-    raw = xr.open_zarr(path, decode_timedelta=True) if suffix == ".zarr" else xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
+    raw = xr.open_zarr(path) if suffix == ".zarr" else xr.open_dataset(path, engine="netcdf4")  # without options
     assert "total_precipitation_1hr" in raw and raw["2m_temperature"].dims == ("time", "prediction_timedelta", "latitude", "longitude")
+    np.testing.assert_array_equal(raw["time"] + raw["prediction_timedelta"], made["init_time"] + made["lead_time"])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     raw.close()
 

@@ -18,10 +18,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from microclimate.errors import WeatherError
-from microclimate.provenance import verify
+from microclimate.provenance import open_saved, verify
 from microclimate.grid import regular_grid
 
 for needed in ("aurora", "mlflow", "fastapi", "uvicorn"): pytest.importorskip(needed, reason="an extra is not installed: aurora or dev")
@@ -221,7 +220,7 @@ def test_every_forecast_is_paid_for_once(delivered, scoring, weather):
 def test_forecasts_are_those_of_a_local_rollout(delivered, network, weather):
     import aurora
 
-    with xr.open_dataset(delivered[0], decode_timedelta=True) as made:
+    with open_saved(delivered[0]) as made:
         assert list(made.init_time.values) == list(weather[0].time.values[1:9]) and made.sizes["lead_time"] == 2
         for init in made.init_time.values:
             batch = to_aurora(Batch.from_dataset(weather[0], init, AURORA_CHANNELS, history=2, step=6))
@@ -241,7 +240,7 @@ def test_the_file_is_like_any_other_forecast(delivered, weather, tmp_path):
             return batch.with_state(batch.stack()[:, -1:], batch.channels, batch.metadata.time + np.timedelta64(6, "h"))
 
     with forecast_to_file(Still(), weather[0], weather[0].time.values[1:9], 12, tmp_path / "local.nc") as local:
-        with xr.open_dataset(delivered[0], decode_timedelta=True) as made:
+        with open_saved(delivered[0]) as made:
             assert made.sizes == local.sizes and list(made.variables) == list(local.variables)
             assert all(made[name].attrs == local[name].attrs and made[name].dtype == local[name].dtype for name in local.variables)
             assert set(made.attrs) == set(local.attrs) and made.attrs["title"] == local.attrs["title"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from microclimate.errors import WeatherError
-from microclimate.variables import CHANNELS
+from microclimate.variables import CHANNELS, disk_name
 from microclimate.provenance import save_dataset
 from microclimate.weather.open import open_weather
 from microclimate.weather.forecasts import open_forecast
@@ -99,7 +99,9 @@ def module(path):
 
 def fields(path, stride):
     "The file's own numbers, read by netCDF4."
-    with netCDF4.Dataset(path) as file: return {n: np.asarray(file[n][:], "f8")[..., ::stride, ::stride] for n in CHANNELS}
+    with netCDF4.Dataset(path) as file:
+        whole = {n: np.asarray(file[disk_name(n)][:], "f8") for n in CHANNELS}
+    return {n: values[None, :, ::stride, ::stride] for n, values in whole.items()}
 
 
 def assert_rounded(numbers, truth, decimals):
@@ -171,7 +173,7 @@ def test_the_command(made, tmp_path):
 
 def test_a_changed_file_is_refused(made, tmp_path):
     shutil.copy(made / "forecast.nc", tmp_path)
-    with netCDF4.Dataset(tmp_path / "forecast.nc", "a") as file: file["2t"][0, 0, 0, 0] = 300
+    with netCDF4.Dataset(tmp_path / "forecast.nc", "a") as file: file["t2m"][0, 0, 0] = 300
     with pytest.raises(WeatherError, match="was changed after it was written"):
         build_forecast_module(tmp_path / "forecast.nc", tmp_path / "web")
     assert not (tmp_path / "web").exists()

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 
 from microclimate.batch import Normalizer
 from microclimate.variables import CHANNELS
 from microclimate.files import sha256
-from microclimate.provenance import verify
+from microclimate.provenance import open_saved, verify
 from microclimate.weather.open import open_weather
 from microclimate.grid import regular_grid
 from microclimate.models.registry import build_model, save_model
@@ -46,7 +45,7 @@ def norway(tmp_path_factory):
 
 
 def test_forecast_file(norway):
-    ds = xr.open_dataset(norway / "forecast.nc", engine="netcdf4", decode_timedelta=True)
+    ds = open_saved(norway / "forecast.nc")
     assert set(CHANNELS) <= set(ds.data_vars) and ds["2t"].shape == (1, 24, 64, 112)
     assert list(ds.lead_time.values / np.timedelta64(1, "h")) == list(range(1, 25))
     assert str(ds.init_time.values[0])[:13] == "2024-06-08T00"
@@ -74,13 +73,14 @@ def test_forecast_manifest(norway):
 
 @pytest.mark.parametrize("wrong, sentence", [
     (dict(model="sfno-gigantic"), "Unknown model 'sfno-gigantic'"),
-    (dict(lead_hours=-24), "must be a positive multiple"),
+    (dict(lead_hours=-24), "lead_hours must be a whole number"),
+    (dict(lead_hour=24), "no parameter 'lead_hour': did you mean 'lead_hours'?"),
     (dict(source="no/such/file.nc"), "no/such/file.nc"),
-], ids=["model", "lead", "source"])
+], ids=["model", "lead", "name", "source"])
 def test_wrong_parameters_leave_earlier_outputs(tmp_path, wrong, sentence):
     (tmp_path / "forecast.nc").write_text("earlier")
     done = papermill("run_forecast.ipynb", tmp_path, **wrong)
-    assert done.returncode != 0 and sentence in done.stderr and "WeatherError" in done.stderr
+    assert done.returncode != 0 and sentence in done.stderr
     assert (tmp_path / "forecast.nc").read_text() == "earlier" and not (tmp_path / "scores.csv").exists()
 
 
@@ -103,11 +103,11 @@ def test_finse_trains_and_forecasts(shared, tmp_path):
 
 
 def test_arome_arctic_on_its_own_projection(shared, tmp_path):
-    "A real operational forecast on a Lambert grid: the baselines alone, from the latest possible start."
+    "A real operational forecast on a Lambert grid: persistence alone."
     source = str(shared / "arome_arctic_2p5km_20180710.nc")
-    done = papermill("run_forecast.ipynb", tmp_path, source=source, model="none", init_time=None, history_days=1, lead_hours=12)
+    done = papermill("run_forecast.ipynb", tmp_path, source=source, model="none", init_time="2018-07-11T12", history_days=1, lead_hours=12)
     assert done.returncode == 0, done.stderr[-3000:]
-    ds = xr.open_dataset(tmp_path / "forecast.nc", engine="netcdf4", decode_timedelta=True)
+    ds = open_saved(tmp_path / "forecast.nc")
     assert ds["2t"].dims == ("init_time", "lead_time", "y", "x") and ds["2t"].attrs["grid_mapping"] == "crs" and ds.attrs["synthetic"] == 0
 
 

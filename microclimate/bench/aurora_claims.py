@@ -19,7 +19,8 @@ import xarray as xr
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/bench/01_aurora_claims.ipynb #b1b5e7a6
-from ..networks.aurora import AURORA_CHANNELS, AURORA_STATICS, random_checkpoint, to_aurora
+from ..networks.aurora import (AURORA_CHANNELS, AURORA_STATICS, random_checkpoint,
+                                          to_aurora)
 from ..batch import Batch
 from .benchmark import time_forward_pass, matrix_rate, measure
 from ..weather.open import open_weather
@@ -28,12 +29,29 @@ from ..models.aurora_region import load_aurora
 from ..models.rollout import forecast_to_file, rollout
 
 # %% ../../nbs/bench/01_aurora_claims.ipynb #8c96a0cd
-CLAIM_COLUMNS = ["task", "model", "device", "precision", "threads", "claimed", "median", "minimum", "maximum", "unit", "note"]
+CLAIM_COLUMNS = [
+    "task",
+    "model",
+    "device",
+    "precision",
+    "threads",
+    "claimed",
+    "median",
+    "minimum",
+    "maximum",
+    "unit",
+    "note",
+]
 CLAIMS = {  # (task, device): value, in the unit of the row
-    ("24-hour forecast", "cpu"): 45 * 60.0, ("24-hour forecast", "A100"): 6 * 60.0,
-    ("peak memory", "cpu"): 14.0, ("checkpoint", ""): 5.0,
-    ("auroraForecast.ts", ""): 54.0, ("auroraForecastPredictions.ts", ""): 7.6,
-    ("forward pass", "T4"): 35.0, ("forward pass", "A100"): 12.0}  # the last two are the specification's
+    ("24-hour forecast", "cpu"): 45 * 60.0,
+    ("24-hour forecast", "A100"): 6 * 60.0,
+    ("peak memory", "cpu"): 14.0,
+    ("checkpoint", ""): 5.0,
+    ("auroraForecast.ts", ""): 54.0,
+    ("auroraForecastPredictions.ts", ""): 7.6,
+    ("forward pass", "T4"): 35.0,
+    ("forward pass", "A100"): 12.0,
+}  # the last two are the specification's
 
 def claim_row(
     task: str, model: str, unit: str,
@@ -43,9 +61,24 @@ def claim_row(
 ) -> dict:
     "A row of the table."
     values = np.atleast_1d(np.asarray(values, float))
-    found = dict(zip(("median", "minimum", "maximum"), (np.median(values), values.min(), values.max()) if values.size else [None] * 3))
+    found = dict(
+        zip(
+            ("median", "minimum", "maximum"),
+            (np.median(values), values.min(), values.max()) if values.size else [None] * 3,
+        )
+    )
     said = claimed if claimed is not None else CLAIMS.get((task, device))
-    facts = dict(task=task, model=model, device=device, precision=precision, threads=threads, claimed=said) | found
+    facts = (
+        dict(
+            task=task,
+            model=model,
+            device=device,
+            precision=precision,
+            threads=threads,
+            claimed=said,
+        )
+        | found
+    )
     return facts | dict(unit=unit, note=note)
 
 # %% ../../nbs/bench/01_aurora_claims.ipynb #0f6dcbf2
@@ -58,19 +91,31 @@ def prepare_files(
     "The files that measurements read: the nature run, and random weights of the small Aurora."
     files = dict(weather=str(folder / "weather.nc"), weights=str(folder / "random.safetensors"))
     times = np.datetime64("2024-06-01T00", "ns") + np.arange(-1, starts) * np.timedelta64(6, "h")
-    weather = open_weather("nature", variables=[*AURORA_CHANNELS, *AURORA_STATICS.values()], region=grid, time=times)
+    weather = open_weather(
+        "nature", variables=[*AURORA_CHANNELS, *AURORA_STATICS.values()], region=grid, time=times
+    )
     weather.to_netcdf(files["weather"], engine="netcdf4")
     random_checkpoint(files["weights"], **sizes)
     return files
 
 # %% ../../nbs/bench/01_aurora_claims.ipynb #988a0cd8
 AURORA_PATHS = {  # how: what of the package's, or the precision of ours
-    "package, fp32": None, "package, bf16 autocast": True, "here, fp32": "fp32", "here, bf16": "bf16"}
+    "package, fp32": None,
+    "package, bf16 autocast": True,
+    "here, fp32": "fp32",
+    "here, bf16": "bf16",
+}
 
 def _stepper(ds, weights, way):
     "A forecaster, or the package's model, and the data."
     ours = way.startswith("here")
-    model = load_aurora("aurora", weights, ds, precision=AURORA_PATHS[way] if ours else None, wrap=None if ours else True)
+    model = load_aurora(
+        "aurora",
+        weights,
+        ds,
+        precision=AURORA_PATHS[way] if ours else None,
+        wrap=None if ours else True,
+    )
     if AURORA_PATHS[way] is True: model.net.core.autocast_backbone = True
     return model
 
@@ -90,7 +135,9 @@ def aurora_seconds(
     model = _stepper(ds, files["weights"], way)
     load, seconds = time.perf_counter() - tick, []
     groups = [ds.time.values[1:][k:k + together] for k in range(0, starts, together)]
-    batches = [Batch.from_dataset(ds, group, AURORA_CHANNELS, history=2, step=6) for group in groups]
+    batches = [
+        Batch.from_dataset(ds, group, AURORA_CHANNELS, history=2, step=6) for group in groups
+    ]
     for _ in range(rounds + 1):  # the first warms up
         tick = time.perf_counter()
         with torch.inference_mode(): last = [_run(model, way, batch, steps) for batch in batches]
@@ -100,7 +147,11 @@ def aurora_seconds(
 def _run(model, way, batch, steps):
     "The final state of the first sample: 2t and msl."
     from aurora import rollout as theirs
-    states = theirs(model.net.core, to_aurora(batch), steps) if way.startswith("package") else rollout(model, batch, steps)
+    states = (
+        theirs(model.net.core, to_aurora(batch), steps)
+        if way.startswith("package")
+        else rollout(model, batch, steps)
+    )
     *_, state = states
     return {name: state.surf_vars[name][0, -1].numpy() for name in ("2t", "msl")}
 
@@ -112,9 +163,14 @@ def precision_error(
     torch.set_num_threads(threads)
     with xr.open_dataset(files["weather"]) as ds: ds = ds.load()
     batch = Batch.from_dataset(ds, ds.time.values[1], AURORA_CHANNELS, history=2, step=6)
-    own, quick = (load_aurora("aurora", files["weights"], ds, wrap=True, precision=p) for p in (None, precision))
+    own, quick = (
+        load_aurora("aurora", files["weights"], ds, wrap=True, precision=p)
+        for p in (None, precision)
+    )
     with torch.inference_mode(): a, b = (list(rollout(m, batch, steps))[-1] for m in (own, quick))
-    return {name: float((a.surf_vars[name] - b.surf_vars[name]).abs().max()) for name in ("2t", "msl")}
+    return {
+        name: float((a.surf_vars[name] - b.surf_vars[name]).abs().max()) for name in ("2t", "msl")
+    }
 
 # %% ../../nbs/bench/01_aurora_claims.ipynb #59520663
 def aurora_gflop(files: dict) -> float:  # GFLOP of a step of one state
@@ -135,27 +191,66 @@ def aurora_rows(
     "The 24-hour forecast by each way, in turn, its memory, loading, and what it costs."
     runs = {(way, n): [] for n in threads for way in AURORA_PATHS}
     for _ in range(rounds):
-        for (way, n), done in runs.items(): done.append(measure(aurora_seconds, files=files, way=way, threads=n, rounds=1))
+        for (way, n), done in runs.items():
+            done.append(measure(aurora_seconds, files=files, way=way, threads=n, rounds=1))
     rows = []
     for (way, n), done in runs.items():
-        about, seconds = dict(model="aurora small", precision=way, threads=n), [d["result"]["seconds"][0] for d in done]
-        rows += [claim_row("24-hour forecast", unit="s", values=seconds, **about),
-                 claim_row("peak memory", unit="GiB", values=[d["peak_mb"] / 1024 for d in done], note="of the whole process", **about),
-                 claim_row("loading the checkpoint", unit="s", values=[d["result"]["load"] for d in done], **about)]
+        about = dict(model="aurora small", precision=way, threads=n)
+        seconds = [d["result"]["seconds"][0] for d in done]
+        rows += [
+            claim_row("24-hour forecast", unit="s", values=seconds, **about),
+            claim_row(
+                "peak memory",
+                unit="GiB",
+                values=[d["peak_mb"] / 1024 for d in done],
+                note="of the whole process",
+                **about,
+            ),
+            claim_row(
+                "loading the checkpoint",
+                unit="s",
+                values=[d["result"]["load"] for d in done],
+                **about,
+            ),
+        ]
         costs = [] if price_per_hour is None else np.array(seconds) * price_per_hour / 3600
         unpriced = "" if len(costs) else "price_per_hour is not given"
-        rows.append(claim_row("cost of a forecast", unit="price", values=costs, note=unpriced, **about))
+        rows.append(
+            claim_row("cost of a forecast", unit="price", values=costs, note=unpriced, **about)
+        )
     size = Path(files["weights"]).stat().st_size / 1e9
-    return [*rows, claim_row("checkpoint", "aurora small", "GB", size, device="", note="random weights, as many as the real ones")]
+    return [
+        *rows,
+        claim_row(
+            "checkpoint",
+            "aurora small",
+            "GB",
+            size,
+            device="",
+            note="random weights, as many as the real ones",
+        ),
+    ]
 
 def arithmetic_rows(files: dict, rows: list, threads: tuple = (1, 2), sizes: tuple = (1024, 2048, 4096)) -> list:
-    "Operations of a step, the machine's matrix products, and the share of them that the fastest runs reach."
+    """Operations of a step, the machine's matrix products, and the share of them that the fastest
+    runs reach."""
     gflop, made = aurora_gflop(files), []
     for n in threads:
-        ceiling = {dtype: measure(_ceiling, dtype=dtype, threads=n, sizes=sizes)["result"] for dtype in ("float32", "bfloat16")}
-        made += [claim_row("matrix products", "", "GFLOP/s", rate, precision=dtype, threads=n) for dtype, rate in ceiling.items()]
+        ceiling = {
+            dtype: measure(_ceiling, dtype=dtype, threads=n, sizes=sizes)["result"]
+            for dtype in ("float32", "bfloat16")
+        }
+        made += [
+            claim_row("matrix products", "", "GFLOP/s", rate, precision=dtype, threads=n)
+            for dtype, rate in ceiling.items()
+        ]
         for r in [r for r in rows if r["task"] == "24-hour forecast" and r["threads"] == n]:
-            share = 4 * gflop / r["median"] / ceiling["bfloat16" if "bf16" in r["precision"] else "float32"]
+            share = (
+                4
+                * gflop
+                / r["median"]
+                / ceiling["bfloat16" if "bf16" in r["precision"] else "float32"]
+            )
             told = f"of the package's {gflop:.0f} GFLOP a step, some of which ours does without"
             about = dict(precision=r["precision"], threads=n, note=told)
             made.append(claim_row("share of the matrix products", r["model"], "1", share, **about))
@@ -170,15 +265,37 @@ def batch_rows(files: dict, starts: int = 28, together: tuple = (1, 4, 28), thre
     "Many initial times, so many run together: seconds for each, and memory."
     rows = []
     for n in together:
-        done = measure(aurora_seconds, files=files, way=way, threads=threads, rounds=1, starts=starts, together=n)
-        about = dict(model="aurora small", precision=way, threads=threads, note=f"{starts} starts, {n} together")
-        rows += [claim_row("forecast in a batch", unit="s", values=done["result"]["seconds"][0] / starts, **about),
-                 claim_row("peak memory of a batch", unit="GiB", values=done["peak_mb"] / 1024, **about)]
+        done = measure(
+            aurora_seconds,
+            files=files,
+            way=way,
+            threads=threads,
+            rounds=1,
+            starts=starts,
+            together=n,
+        )
+        about = dict(
+            model="aurora small",
+            precision=way,
+            threads=threads,
+            note=f"{starts} starts, {n} together",
+        )
+        rows += [
+            claim_row(
+                "forecast in a batch",
+                unit="s",
+                values=done["result"]["seconds"][0] / starts,
+                **about,
+            ),
+            claim_row("peak memory of a batch", unit="GiB", values=done["peak_mb"] / 1024, **about),
+        ]
     return rows
 
 def network_rows(names: tuple, threads: tuple = (1,), rounds: int = 3) -> list:
     "A 24-hour forecast of our networks, 24 steps of an hour over Norway: the passes alone."
-    timed = lambda name, n: measure(time_forward_pass, name=name, shape=NORWAY.shape, rounds=rounds, threads=n, sizes=(1024,))
+    timed = lambda name, n: measure(
+        time_forward_pass, name=name, shape=NORWAY.shape, rounds=rounds, threads=n, sizes=(1024,)
+    )
     each = {(name, n): timed(name, n) for n in threads for name in names}
     about = dict(precision="float32", claimed=np.nan, note="24 steps of an hour")
     seconds = {key: 24 * done["result"]["ms"] / 1e3 for key, done in each.items()}
@@ -190,10 +307,17 @@ def full_rows(threads: int = 1, rounds: int = 3, device: str = "cpu") -> list:
     "The full SFNO-Hybrid beside the specification's claims."
     kind = torch.device(device).type
     absent = [(name, precision) for name in ("T4", "A100") for precision in ("float16", "bfloat16")]
-    rows = [claim_row("forward pass", "sfno-full", "ms", precision=p, device=name, note=f"no {name} here") for name, p in absent]
+    rows = [
+        claim_row(
+            "forward pass", "sfno-full", "ms", precision=p, device=name, note=f"no {name} here"
+        )
+        for name, p in absent
+    ]
     formats = ("float32", "bfloat16") if kind == "cpu" else ("float32", "float16", "bfloat16")
     for dtype in formats:
-        done = measure(time_forward_pass, dtype=dtype, rounds=rounds, threads=threads, device=device)
+        done = measure(
+            time_forward_pass, dtype=dtype, rounds=rounds, threads=threads, device=device
+        )
         note = f"{done['result']['share']:.0%} of the matrix products"
         where = kind if kind == "cpu" else torch.cuda.get_device_name(device)
         rows.append(claim_row("forward pass", "sfno-full", "ms", done["result"]["ms"], device=where,
@@ -206,7 +330,12 @@ def payload_rows(files: dict, folder: Path) -> list:
     with xr.open_dataset(files["weather"]) as ds: ds = ds.load()
     model = load_aurora("aurora", files["weights"], ds, precision="fp32")
     forecast_to_file(model, ds, ds.time.values[1], 24, folder / "aurora.nc").close()
-    made = {stride: build_forecast_module(folder / "aurora.nc", folder / f"stride{stride}", stride=stride) for stride in (1, 2)}
+    made = {
+        stride: build_forecast_module(
+            folder / "aurora.nc", folder / f"stride{stride}", stride=stride
+        )
+        for stride in (1, 2)
+    }
     size = lambda path: Path(path).stat().st_size / 1e6
     told = "stride {}; 4 steps of 69 fields of random weights, whose noise packs badly"
     files = [(n, Path(path)) for n, paths in made.items() for path in paths]
@@ -219,7 +348,9 @@ def claims_figure(table: pd.DataFrame):  # a Figure
     import matplotlib.pyplot as plt
     both = table[table.claimed.notna() & table["median"].notna()].iloc[::-1]
     which = both.precision.where(both.precision != "", both.note.str.partition(";")[0])
-    labels = both.task + ", " + which + both.threads.map({1: ", 1 thread", 2: ", 2 threads"}).fillna("")
+    labels = (
+        both.task + ", " + which + both.threads.map({1: ", 1 thread", 2: ", 2 threads"}).fillna("")
+    )
     figure, ax = plt.subplots(figsize=(8, 0.34 * len(both) + 1), layout="constrained")
     ax.barh(labels, both.claimed / both["median"], color="#0072b2")
     ax.axvline(1, color="black", lw=1)

@@ -33,30 +33,49 @@ from ..networks.spectral import SpectralLayer
 
 # %% ../../nbs/bench/00_benchmark.ipynb #ca299aba
 def _child(workload: Callable, kwargs: dict, pipe):
-    "Run in the new process: answer with seconds, peak memory, and the workload's own result, or with what went wrong."
+    """Run in the new process: answer with seconds, peak memory, and the workload's own result, or
+    with what went wrong."""
     try:
         start = _peak_mb()
         tick = time.perf_counter()
         result = workload(**kwargs)
-        pipe.send(dict(seconds=time.perf_counter() - tick, peak_mb=_peak_mb(), at_start_mb=start, result=result))
+        pipe.send(
+            dict(
+                seconds=time.perf_counter() - tick,
+                peak_mb=_peak_mb(),
+                at_start_mb=start,
+                result=result,
+            )
+        )
     except Exception as error: pipe.send(error)
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if platform.system() == "Linux" else 1024**2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if platform.system() == "Linux" else 1024**2
+    )
 
 # %% ../../nbs/bench/00_benchmark.ipynb #ebc7d85a
 def measure(
     workload: Callable,  # a function of a module, not of a notebook: the new process imports it
     **kwargs,  # its arguments
 ) -> dict:  # seconds, peak_mb (of the whole process), at_start_mb (after the imports), result
-    "Run a workload once in a fresh process; it sets its own threads. Raises what the workload raises."
+    """Run a workload once in a fresh process; it sets its own threads.
+
+    Raises what the workload raises."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(workload, kwargs, theirs))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_child, args=(workload, kwargs, theirs)
+    )
     process.start()
     theirs.close()
-    try: answer = ours.recv()
-    except EOFError: raise WeatherError(f"{workload.__name__} ended without an answer, perhaps out of memory: make it smaller.") from None
-    finally: process.join()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        raise WeatherError(
+            f"{workload.__name__} ended without an answer, perhaps out of memory: make it smaller."
+        ) from None
+    finally:
+        process.join()
     if isinstance(answer, Exception): raise answer
     return answer
 
@@ -70,27 +89,46 @@ def side_by_side(
     runs = {name: [] for name in workloads}
     for _ in range(rounds):
         for name, workload in workloads.items(): runs[name].append(measure(workload, **kwargs))
-    row = lambda found: dict(seconds=statistics.median(r["seconds"] for r in found), rounds=[round(r["seconds"], 1) for r in found],
-                             peak_mb=max(r["peak_mb"] for r in found), result=found[0]["result"])
+    row = lambda found: dict(
+        seconds=statistics.median(r["seconds"] for r in found),
+        rounds=[round(r["seconds"], 1) for r in found],
+        peak_mb=max(r["peak_mb"] for r in found),
+        result=found[0]["result"],
+    )
     return pd.DataFrame({name: row(found) for name, found in runs.items()}).T
 
 # %% ../../nbs/bench/00_benchmark.ipynb #a788e23d
 def machine_facts() -> dict:
     "What a measurement was made on."
-    return dict(cpu=_cpu() or platform.processor(), cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS", "all"),
-                system=f"{platform.system()} {platform.machine()}", python=platform.python_version(), numpy=np.__version__,
-                torch=torch.__version__)
+    return dict(
+        cpu=_cpu() or platform.processor(),
+        cores=os.cpu_count(),
+        threads=os.environ.get("OMP_NUM_THREADS", "all"),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        numpy=np.__version__,
+        torch=torch.__version__,
+    )
 
 def _cpu() -> str:
     "The processor's name, on Linux."
     if not os.path.exists("/proc/cpuinfo"): return ""
-    with open("/proc/cpuinfo") as file: return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "")
+    with open("/proc/cpuinfo") as file:
+        return next(
+            (line.split(":")[1].strip() for line in file if line.startswith("model name")), ""
+        )
 
 # %% ../../nbs/bench/00_benchmark.ipynb #2eb56050
 def _fields(count: int, grid: Grid, seed: int, name: str) -> np.ndarray:  # (count, h, w) float32
     "Random fields of a variable, about its size."
     row, draw = variable(name), np.random.default_rng(seed)
-    middle, spread = (280.0, 5.0) if row.units == "K" else (5e4, 8e2) if row.units in ("m2 s-2", "Pa") else (0.0, 3.0)
+    middle, spread = (
+        (280.0, 5.0)
+        if row.units == "K"
+        else (5e4, 8e2)
+        if row.units in ("m2 s-2", "Pa")
+        else (0.0, 3.0)
+    )
     return draw.normal(middle, spread, (count, *grid.shape)).astype("float32")
 
 def _taken(fields: np.ndarray, shape: tuple, chunks: tuple) -> da.Array:  # (*shape, h, w)
@@ -103,7 +141,10 @@ def _lazy(variables: tuple, grid: Grid, seed: int, chunks: tuple, axes: dict) ->
     "Variables along some axes and the grid."
     shape, dims = tuple(map(len, axes.values())), (*axes, *grid.dims)
     make = lambda name: _taken(_fields(16 + seed, grid, seed, name), shape, chunks)
-    return xr.Dataset({n: (dims, make(n), {"units": variable(n).units}) for n in variables}, {**axes, **grid.coords()})
+    return xr.Dataset(
+        {n: (dims, make(n), {"units": variable(n).units}) for n in variables},
+        {**axes, **grid.coords()},
+    )
 
 # %% ../../nbs/bench/00_benchmark.ipynb #3f7d618f
 def synthetic_archive(
@@ -114,11 +155,13 @@ def synthetic_archive(
 ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:  # forecast, truth and climatology, all lazy
     "A made-up archive that is never in memory as a whole."
     hour = np.timedelta64(1, "h").astype("m8[ns]")
-    start, lead = np.datetime64("2016-01-01", "ns") + 24 * hour * np.arange(inits), 6 * hour * np.arange(1, leads + 1)
+    start = np.datetime64("2016-01-01", "ns") + 24 * hour * np.arange(inits)
+    lead = 6 * hour * np.arange(1, leads + 1)
     valid = np.arange(start[0], start[-1] + lead[-1] + hour, 6 * hour)
     lazy = lambda k, chunks, **axes: _lazy(variables, grid, k, chunks, axes)
     forecast = lazy(1, (1, leads), init_time=start, lead_time=lead)
-    truth, clim = lazy(2, (120,), time=valid), lazy(3, (4, 61), hour=np.arange(0, 24, 6), dayofyear=np.arange(1, 367))
+    truth = lazy(2, (120,), time=valid)
+    clim = lazy(3, (4, 61), hour=np.arange(0, 24, 6), dayofyear=np.arange(1, 367))
     return forecast.assign_attrs(model="made up", boundary="none"), truth, clim
 
 # %% ../../nbs/bench/00_benchmark.ipynb #a50e7f4d
@@ -132,7 +175,12 @@ def score_with_microclimate(
     "The scores of `synthetic_archive` by this package."
     forecast, truth, usual = synthetic_archive(inits, leads, variables)
     with dask.config.set(scheduler="synchronous"):
-        found = score(forecast, truth, metrics, climatology=usual if {"acc", "activity"} & set(metrics) else None)
+        found = score(
+            forecast,
+            truth,
+            metrics,
+            climatology=usual if {"acc", "activity"} & set(metrics) else None,
+        )
     return {(v, m): found[v].sel(metric=m).values for v in variables for m in metrics}
 
 # %% ../../nbs/bench/00_benchmark.ipynb #6d722837
@@ -145,7 +193,10 @@ def score_with_scores(
     out = {}
     with dask.config.set(scheduler="synchronous"):
         for name in variables:
-            parts = [ds[[name]].load() if in_memory else ds[[name]] for ds in (forecast.copy(), truth.copy(), usual.copy())]
+            parts = [
+                ds[[name]].load() if in_memory else ds[[name]]
+                for ds in (forecast.copy(), truth.copy(), usual.copy())
+            ]
             out |= {(name, m): value for m, value in _by_scores(name, *parts, metrics).items()}
     return out
 
@@ -157,12 +208,21 @@ def score_with_scores_on_dask(**kwargs) -> dict:
 def _by_scores(name: str, forecast: xr.Dataset, truth: xr.Dataset, usual: xr.Dataset, metrics: tuple) -> dict:  # metric -> (lead,)
     "All scores of one variable, in one pass where it is lazy."
     from scores import continuous
-    valid = xr.DataArray(forecast.init_time.values[:, None] + forecast.lead_time.values, dims=("init_time", "lead_time"))
-    options = dict(reduce_dims=["init_time", "latitude", "longitude"], weights=np.cos(np.deg2rad(forecast.latitude)))
+    valid = xr.DataArray(
+        forecast.init_time.values[:, None] + forecast.lead_time.values,
+        dims=("init_time", "lead_time"),
+    )
+    options = dict(
+        reduce_dims=["init_time", "latitude", "longitude"],
+        weights=np.cos(np.deg2rad(forecast.latitude)),
+    )
     f, t = forecast[name], truth[name].sel(time=valid)
-    plain = dict(rmse=continuous.rmse, mse=continuous.mse, mae=continuous.mae, bias=continuous.additive_bias)
+    plain = dict(
+        rmse=continuous.rmse, mse=continuous.mse, mae=continuous.mae, bias=continuous.additive_bias
+    )
     found = {m: plain[m](f, t, **options) for m in metrics if m in plain}
-    if "acc" in metrics: found |= _anomaly_scores(continuous, f, t, climatology_at(usual, valid)[name], options)
+    if "acc" in metrics:
+        found |= _anomaly_scores(continuous, f, t, climatology_at(usual, valid)[name], options)
     return {m: value.values for m, value in zip(found, dask.compute(*found.values()))}
 
 def _anomaly_scores(continuous, f, t, usual, options) -> dict:
@@ -170,12 +230,18 @@ def _anomaly_scores(continuous, f, t, usual, options) -> dict:
     fa, ta, zero = f - usual, t - usual, xr.zeros_like(f)
     each = options | dict(reduce_dims=["latitude", "longitude"])
     f2, t2, d2 = (continuous.mse(a, b, **each) for a, b in ((fa, zero), (ta, zero), (fa, ta)))
-    spread = lambda square, anomaly: np.sqrt(square.mean("init_time") - continuous.additive_bias(anomaly, zero, **options) ** 2)
-    return dict(acc=((f2 + t2 - d2) / (2 * np.sqrt(f2 * t2))).mean("init_time"), activity=spread(f2, fa) / spread(t2, ta))
+    spread = lambda square, anomaly: np.sqrt(
+        square.mean("init_time") - continuous.additive_bias(anomaly, zero, **options) ** 2
+    )
+    return dict(
+        acc=((f2 + t2 - d2) / (2 * np.sqrt(f2 * t2))).mean("init_time"),
+        activity=spread(f2, fa) / spread(t2, ta),
+    )
 
 # %% ../../nbs/bench/00_benchmark.ipynb #6f7679b6
 class FNO(Net):
-    "The FNO of the package `neuralop` (Li et al., 2021, arXiv:2010.08895) as a `Net`, its complex weights held as pairs of real ones."
+    """The FNO of the package `neuralop` (Li et al., 2021, arXiv:2010.08895) as a `Net`, its
+    complex weights held as pairs of real ones."""
     def __init__(
         self,
         shape: tuple[int, int],  # (h, w)
@@ -194,8 +260,15 @@ class FNO(Net):
         super().__init__(locals())
         from neuralop.models import FNO as Operator
         with seeded(seed):
-            self.fno = Operator(tuple(modes), history * channels + aux, channels, hidden, layers, domain_padding=padding or None,
-                                channel_mlp_dropout=dropout)
+            self.fno = Operator(
+                tuple(modes),
+                history * channels + aux,
+                channels,
+                hidden,
+                layers,
+                domain_padding=padding or None,
+                channel_mlp_dropout=dropout,
+            )
             init_near_zero(self.fno.projection.fcs[-1])
         for conv in self.fno.fno_blocks.convs: conv.weight = _Pairs(conv.weight.tensor.detach())
         self.register_state_dict_post_hook(_only_tensors)
@@ -204,7 +277,8 @@ class FNO(Net):
 
 # %% ../../nbs/bench/00_benchmark.ipynb #0905d168
 class _Pairs(nn.Module):
-    "Complex weights as pairs of real ones: as AdamW treats them anyway, and counted as what they are."
+    """Complex weights as pairs of real ones: as AdamW treats them anyway, and counted as what they
+    are."""
     def __init__(self, weight):
         super().__init__()
         self.pairs = nn.Parameter(torch.view_as_real(weight).clone())
@@ -227,7 +301,9 @@ def time_interleaved(
     "Time short jobs, round after round."
     runs = [{name: _once(job, wait) for name, job in jobs.items()} for _ in range(rounds + 1)][1:]
     index = pd.MultiIndex.from_tuples(jobs) if isinstance(next(iter(jobs)), tuple) else list(jobs)
-    return pd.DataFrame(1e3 * np.median([list(times.values()) for times in runs], 0), index, ["ms", "busy_ms"])
+    return pd.DataFrame(
+        1e3 * np.median([list(times.values()) for times in runs], 0), index, ["ms", "busy_ms"]
+    )
 
 def _once(job: Callable, wait: Callable) -> tuple[float, float]:  # seconds on the wall, of the processor
     wall, processor = time.perf_counter(), time.process_time()
@@ -244,7 +320,11 @@ def matrix_rate(
 ) -> float:  # GFLOP/s of the best size
     "How fast this machine multiplies matrices: a product of two n×n matrices is 2n³ operations."
     pairs = {n: torch.randn(2, n, n).to(device, getattr(torch, dtype)) for n in sizes}
-    table = time_interleaved({n: lambda pair=pair: pair[0] @ pair[1] for n, pair in pairs.items()}, rounds, _waiter(device))
+    table = time_interleaved(
+        {n: lambda pair=pair: pair[0] @ pair[1] for n, pair in pairs.items()},
+        rounds,
+        _waiter(device),
+    )
     return max(2 * n**3 / row[_clock(device)] / 1e6 for n, row in table.iterrows())
 
 def _waiter(device) -> Callable: return torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
@@ -262,12 +342,23 @@ def time_spectral_layers(
     "Time our spectral layer and that of `neuralop`."
     from neuralop.layers.spectral_convolution import SpectralConv
     torch.set_num_threads(threads)
-    ours, theirs = SpectralLayer(channels, shape, modes, transform="periodic"), SpectralConv(channels, channels, (2 * modes, 2 * modes - 2))
+    ours = SpectralLayer(channels, shape, modes, transform="periodic")
+    theirs = SpectralConv(channels, channels, (2 * modes, 2 * modes - 2))
     x = torch.randn(batch, channels, *shape)
-    inputs = {"here": (ours, x.to(memory_format=torch.channels_last)), "neuraloperator": (theirs, x)}
-    jobs = {(name, what): job for name, pair in inputs.items() for what, job in zip(("forward", "step"), _jobs(*pair))}
+    inputs = {
+        "here": (ours, x.to(memory_format=torch.channels_last)),
+        "neuraloperator": (theirs, x),
+    }
+    jobs = {
+        (name, what): job
+        for name, pair in inputs.items()
+        for what, job in zip(("forward", "step"), _jobs(*pair))
+    }
     table = time_interleaved(jobs, rounds)[_clock("cpu")].unstack()
-    numbers = [sum(p.numel() * (2 if p.is_complex() else 1) for p in pair[0].parameters()) for pair in inputs.values()]
+    numbers = [
+        sum(p.numel() * (2 if p.is_complex() else 1) for p in pair[0].parameters())
+        for pair in inputs.values()
+    ]
     return table.loc[list(inputs), ["forward", "step"]].add_suffix("_ms").assign(parameters=numbers)
 
 def _jobs(layer: nn.Module, x: torch.Tensor) -> tuple[Callable, Callable]:
@@ -293,11 +384,22 @@ def time_networks(
     torch.set_num_threads(threads)
     x = torch.randn(batch, 13, *shape)
     nets = {name: _net(name, shape) for name in names}
-    jobs = {(name, what): job for name, net in nets.items() for what, job in _network_jobs(net, x, name).items()}
+    jobs = {
+        (name, what): job
+        for name, net in nets.items()
+        for what, job in _network_jobs(net, x, name).items()
+    }
     table = time_interleaved(jobs, rounds)[_clock("cpu")].unstack()
     facts = {name: model_facts(name, shape) if name in MODELS else {} for name in names}
-    sizes = pd.DataFrame({name: dict(parameters=count_parameters(net), gflop=facts[name].get("gflop")) for name, net in nets.items()}).T
-    return sizes.join(table.reindex(columns=["forward_ms", "bf16_ms", "step_ms"])).astype({"parameters": int})
+    sizes = pd.DataFrame(
+        {
+            name: dict(parameters=count_parameters(net), gflop=facts[name].get("gflop"))
+            for name, net in nets.items()
+        }
+    ).T
+    return sizes.join(table.reindex(columns=["forward_ms", "bf16_ms", "step_ms"])).astype(
+        {"parameters": int}
+    )
 
 def _net(name: str, shape: tuple) -> Net:
     make, preset = MODELS[name] if name in MODELS else (FNO, FNO_PRESETS[name.removeprefix("fno-")])
@@ -330,17 +432,27 @@ def time_forward_pass(
     net, x = _typed(name, shape, dtype, device)
     with torch.inference_mode():
         net(x)
-        once = lambda: time_interleaved({"pass": lambda: net(x)}, 1, _waiter(device))[_clock(device)].item()
+        once = lambda: time_interleaved({"pass": lambda: net(x)}, 1, _waiter(device))[
+            _clock(device)
+        ].item()
         ms, ceiling = zip(*[(once(), matrix_rate(dtype, device, sizes)) for _ in range(rounds)])
-    gflop, ms, ceiling = model_facts(name, shape)["gflop"], statistics.median(ms), float(max(ceiling))
-    return dict(ms=ms, gflop=gflop, rate=gflop / ms * 1e3, ceiling=ceiling, share=gflop / ms * 1e3 / ceiling)
+    gflop = model_facts(name, shape)["gflop"]
+    ms = statistics.median(ms)
+    ceiling = float(max(ceiling))
+    return dict(
+        ms=ms, gflop=gflop, rate=gflop / ms * 1e3, ceiling=ceiling, share=gflop / ms * 1e3 / ceiling
+    )
 
 def _typed(name: str, shape: tuple, dtype: str, device: str) -> tuple[Net, torch.Tensor]:
     "A network and its input in a number format."
     usual = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
-    try: return _net(name, shape).to(device, getattr(torch, dtype)).eval(), torch.randn(1, 13, *shape, device=device)
-    finally: torch.set_default_dtype(usual)
+    try:
+        return _net(name, shape).to(device, getattr(torch, dtype)).eval(), torch.randn(
+            1, 13, *shape, device=device
+        )
+    finally:
+        torch.set_default_dtype(usual)
 
 # %% ../../nbs/bench/00_benchmark.ipynb #040abb36
 def slowest_ops(
@@ -352,8 +464,14 @@ def slowest_ops(
     net, x = _typed(name, shape, dtype, "cpu")
     with torch.inference_mode():
         net(x)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen: net(x)
-    times = pd.Series({event.key.removeprefix("aten::"): event.self_cpu_time_total for event in seen.key_averages()})
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            net(x)
+    times = pd.Series(
+        {
+            event.key.removeprefix("aten::"): event.self_cpu_time_total
+            for event in seen.key_averages()
+        }
+    )
     return (times / times.sum()).nlargest(most).rename("share")
 
 # %% ../../nbs/bench/00_benchmark.ipynb #b0c287f1
@@ -361,10 +479,12 @@ def time_training_step(
     name: str = "sfno-full", shape: tuple = (256, 256), batch: int = 1, threads: int = 1,
     checkpointing: bool = True,  # keep few activations
 ) -> dict:  # seconds of forward, backward and AdamW, and the loss
-    "The second training step in mixed precision, when AdamW has its averages; run it by `measure` for its memory."
+    """The second training step in mixed precision, when AdamW has its averages; run it by
+    `measure` for its memory."""
     torch.set_num_threads(threads)
     net, x = _net(name, shape), torch.randn(batch, 13, *shape)
-    net.checkpointing, optimizer = checkpointing, torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+    net.checkpointing = checkpointing
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     return [_training_step(net, x, optimizer) for _ in range(2)][-1]
 
 def _training_step(net: Net, x: torch.Tensor, optimizer: torch.optim.Optimizer) -> dict:
@@ -386,10 +506,20 @@ def time_on_accelerator(
     "The full model on this machine's accelerator."
     here = pick_device(device)
     name = torch.cuda.get_device_name(here) if here.type == "cuda" else None
-    found = lambda dtype: time_forward_pass(dtype=dtype, rounds=rounds, device=str(here)) if name else {}
-    return pd.DataFrame({dtype: _accelerator_row(name, found(dtype)) for dtype in ("float16", "bfloat16")}).T
+    found = lambda dtype: (
+        time_forward_pass(dtype=dtype, rounds=rounds, device=str(here)) if name else {}
+    )
+    return pd.DataFrame(
+        {dtype: _accelerator_row(name, found(dtype)) for dtype in ("float16", "bfloat16")}
+    ).T
 
 def _accelerator_row(name: str | None, found: dict) -> dict:
     value = lambda key, factor=1: found[key] * factor if found else np.nan
     least = found["gflop"] / found["ceiling"] * 1e3 if found else np.nan
-    return dict(device=name, ms=value("ms"), ceiling=value("ceiling", 1e-3), least_ms=least, share=value("share"))
+    return dict(
+        device=name,
+        ms=value("ms"),
+        ceiling=value("ceiling", 1e-3),
+        least_ms=least,
+        share=value("share"),
+    )

@@ -7,17 +7,15 @@ __all__ = ['Variant', 'make_variants', 'step_seconds', 'batches_within', 'equal_
            'validation_curves', 'score_variant', 'mean_over_seeds', 'law_residuals', 'compare_with_first']
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #591b294c
-import copy, json, time
+import copy, json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #be8c0d66
-import microclimate.compute  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytorch_lightning as L
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
@@ -34,23 +32,29 @@ from ..figures.maps import draw_title, figure_style
 from ..models.registry import Forecaster, build_model, load_model
 from ..training.physics import LAWS, PhysicsHeads, allowed_heads
 from ..figures.plot import model_colours, panel_axes
-from ..training.recipe import Recipe, TrainModule, rollout_length, true_pairs
-from ..training.train import quiet_lightning
+from ..training.recipe import Recipe, rollout_length, true_pairs
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #44080ad5
 @dataclass(frozen=True)
 class Variant:
-    "A named training. Raises `WeatherError` for a setting that neither the recipe nor the trial knows."
+    """A named training.
+
+    Raises `WeatherError` for a setting that neither the recipe nor the trial knows."""
     name: str
     model: str  # from `models.MODELS`
     net: dict  # keywords of the network
     recipe: dict  # keywords of `Recipe`
-    teacher: str | None = None  # a model folder or a shipped model that it learns from, see `compress.DistilledData`
+    # a model folder or a shipped model that it learns from, see `compress.DistilledData`
+    teacher: str | None = None
     share: float = 0.5  # of the teacher
 
     def __post_init__(self):
         unknown = set(self.recipe) - {field.name for field in fields(Recipe)}
-        if unknown: raise WeatherError(f"The variant '{self.name}' sets {', '.join(sorted(unknown))}, which no recipe has: see Recipe.")
+        if unknown:
+            raise WeatherError(
+                f"The variant '{self.name}' sets {', '.join(sorted(unknown))}, which no recipe "
+                f"has: see Recipe."
+            )
         Recipe(**self.recipe)
 
     def lesson(self, data: WeatherData) -> WeatherData:
@@ -75,23 +79,15 @@ def step_seconds(
     recipe: Recipe,
     rounds: int = 10,  # after one to warm up; optimisers that measure curvature do so in every tenth step
 ) -> dict:  # rollout length: seconds
-    "Processor seconds of a training step, all that belongs to it included: loading, optimiser, averages."
+    """Processor seconds of a training step, all that belongs to it included: loading, optimiser,
+    averages."""
     one = lambda k: _short_training(model, data, replace(recipe, rollout=(k,)), rounds)
     return {k: one(k) for k in sorted(set(recipe.rollout))}
 
-class _Clock(L.Callback):
-    "Processor time at the end of every step."
-    def __init__(self): self.times = []
-
-    def on_train_batch_end(self, *_): self.times.append(time.process_time())
-
 def _short_training(model, data, recipe, rounds):
-    module, clock, data.trainer = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe), _Clock(), None
-    module.fit_laws(data)
-    with quiet_lightning():
-        L.Trainer(max_steps=rounds + 1, accelerator="cpu", devices=1, precision=recipe.precision, callbacks=[clock], limit_val_batches=0,
-                  logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False).fit(module, data)
-    return (clock.times[-1] - clock.times[0]) / rounds
+    from microclimate.training.lightning import LightningTraining, seconds_per_step
+    module = LightningTraining(copy.deepcopy(model).train(), data.static_vars, recipe)
+    return seconds_per_step(module, data, rounds)
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #4b65afef
 def batches_within(
@@ -100,9 +96,17 @@ def batches_within(
     recipe: Recipe,
 ) -> int:  # batches of an epoch
     "So many batches in every epoch fill the time. Raises `WeatherError` where not even one fits."
-    mean = np.mean([steps[rollout_length(recipe.rollout, epoch, recipe.epochs)] for epoch in range(recipe.epochs)])
+    mean = np.mean(
+        [
+            steps[rollout_length(recipe.rollout, epoch, recipe.epochs)]
+            for epoch in range(recipe.epochs)
+        ]
+    )
     batches = int(seconds / recipe.epochs / mean)
-    if not batches: raise WeatherError(f"Not one batch an epoch fits into {seconds:g} s: give more time, or fewer epochs.")
+    if not batches:
+        raise WeatherError(
+            f"Not one batch an epoch fits into {seconds:g} s: give more time, or fewer epochs."
+        )
     return batches
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #9585e523
@@ -116,7 +120,10 @@ def equal_time(
 ) -> pd.DataFrame:  # variant: parameters, seconds of a step by rollout length, batches of an epoch
     "How long an epoch may be. Raises `WeatherError` where the file is of another comparison."
     asked = dict(seconds=seconds, variants=[_words(v) for v in variants])
-    if not Path(path).is_file(): write_json(asked | dict(found=[_cost(v, seconds, data, history, aux) for v in variants]), path)
+    if not Path(path).is_file():
+        write_json(
+            asked | dict(found=[_cost(v, seconds, data, history, aux) for v in variants]), path
+        )
     kept = json.loads(Path(path).read_text(encoding="utf-8"))
     if any(kept[key] != asked[key] for key in asked):
         raise WeatherError(f"{path} is of other variants or another time: choose another out_dir.")
@@ -126,17 +133,23 @@ def _words(v): return f"{v.name}: {v.model} {v.net} {v.recipe}" + (f" {v.share} 
 
 def _cost(variant, seconds, data, history, aux):
     "What `equal_time` finds out about one variant."
-    model, recipe = build_model(variant.model, data.normalizer, data.grid, history, aux, **variant.net), Recipe(**variant.recipe)
+    model = build_model(variant.model, data.normalizer, data.grid, history, aux, **variant.net)
+    recipe = Recipe(**variant.recipe)
     steps = step_seconds(model, variant.lesson(data), recipe)
-    return dict(parameters=sum(p.numel() for p in model.parameters()), step_seconds={k: round(v, 4) for k, v in steps.items()},
-                batches=batches_within(seconds, steps, recipe))
+    return dict(
+        parameters=sum(p.numel() for p in model.parameters()),
+        step_seconds={k: round(v, 4) for k, v in steps.items()},
+        batches=batches_within(seconds, steps, recipe),
+    )
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #052dfc4f
 def read_logs(
     folders: Mapping,  # (variant, seed): folder of a training
 ) -> pd.DataFrame:  # the rows of all metrics.csv, with `variant` and `seed`
     "What every training said of itself."
-    read = lambda key, folder: pd.read_csv(Path(folder) / "metrics.csv").assign(variant=key[0], seed=key[1])
+    read = lambda key, folder: pd.read_csv(Path(folder) / "metrics.csv").assign(
+        variant=key[0], seed=key[1]
+    )
     return pd.concat([read(key, folder) for key, folder in folders.items()], ignore_index=True)
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #2fb52a5e
@@ -148,14 +161,20 @@ def cost_to_equal_error(
     table = table.dropna(subset=[column])
     target = table.groupby(["variant", "seed"])[column].min().max()
     runs = table.groupby(["variant", "seed"], sort=False)
-    rows = [dict(variant=name, lowest=run[column].min()) | _reached(run, column, target) for (name, _), run in runs]
+    rows = [
+        dict(variant=name, lowest=run[column].min()) | _reached(run, column, target)
+        for (name, _), run in runs
+    ]
     return pd.DataFrame(rows).groupby("variant", sort=False).mean().assign(target=target)
 
 def _reached(run, column, target):
     "Where the running minimum first meets the target, linearly between two rows."
     best = np.minimum.accumulate(run[column].to_numpy())
     order = slice(None, None, -1)  # np.interp wants ascending abscissae
-    return {key: float(np.interp(target, best[order], run[key].to_numpy()[order])) for key in ("step", "cpu_seconds")}
+    return {
+        key: float(np.interp(target, best[order], run[key].to_numpy()[order]))
+        for key in ("step", "cpu_seconds")
+    }
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #af0475d4
 @figure_style()
@@ -184,8 +203,13 @@ def score_variant(
     references: list,  # forecasts of baselines
 ) -> pd.DataFrame:  # columns of `evaluate.TABLE_COLUMNS`
     "RMSE of a forecast beside the references."
-    area, plain = (compare([forecast, *references], truth, metrics=["rmse"], weights=weights, samples=0) for weights in ("area", None))
-    return pd.concat([area, plain[plain.metric == "rmse"].assign(metric="rmse_plain")], ignore_index=True)
+    area, plain = (
+        compare([forecast, *references], truth, metrics=["rmse"], weights=weights, samples=0)
+        for weights in ("area", None)
+    )
+    return pd.concat(
+        [area, plain[plain.metric == "rmse"].assign(metric="rmse_plain")], ignore_index=True
+    )
 
 def mean_over_seeds(
     scores: pd.DataFrame,  # with columns variant and seed
@@ -194,7 +218,9 @@ def mean_over_seeds(
     "The mean over seeds; references once."
     rows = scores[scores.metric == metric]
     rows = rows.assign(model=rows.variant.where(_own(rows), rows.model))
-    keys = [name for name in rows if name not in ("value", "low", "high", "variant", "seed", "pairs")]
+    keys = [
+        name for name in rows if name not in ("value", "low", "high", "variant", "seed", "pairs")
+    ]
     return rows.groupby(keys, sort=False, dropna=False).value.mean().reset_index()
 
 def _own(scores): return scores.model == scores.variant + "-" + scores.seed.astype(str)  # rows of a variant, not of a reference
@@ -211,16 +237,31 @@ def law_residuals(
     ground = data.static_vars["z_sfc"].numpy() / GRAVITY if "z_sfc" in data.static_vars else None
     heads = PhysicsHeads(data.grid, data.normalizer, ground).fit(true_pairs(data))
     steps = range(1, forecast.sizes["lead_time"])
-    return pd.DataFrame([row for k in steps for row in _residuals_at(heads, forecast, truth, data, k)], columns=columns)
+    return pd.DataFrame(
+        [row for k in steps for row in _residuals_at(heads, forecast, truth, data, k)],
+        columns=columns,
+    )
 
 def _residuals_at(heads, forecast, truth, data, k):
-    "A row for each law over the step that ends at the k-th lead; none where the truth holds no such step."
+    """A row for each law over the step that ends at the k-th lead; none where the truth holds no
+    such step."""
     valid = forecast.init_time.values[:, None] + forecast.lead_time.values[[k - 1, k]]
     known = forecast.isel(init_time=np.isin(valid, truth.time.values).all(1))
     if not known.sizes["init_time"]: return []
-    ours, theirs = (heads.sizes(*(_states(ds, data, known, i) for i in (k - 1, k))) for ds in (known, truth))
+    ours, theirs = (
+        heads.sizes(*(_states(ds, data, known, i) for i in (k - 1, k))) for ds in (known, truth)
+    )
     hours = int(forecast.lead_time.values[k] / np.timedelta64(1, "h"))
-    return [dict(law=n, units=LAWS[n].units, lead_hours=hours, forecast=float(ours[n]), truth=float(theirs[n])) for n in heads.names]
+    return [
+        dict(
+            law=n,
+            units=LAWS[n].units,
+            lead_hours=hours,
+            forecast=float(ours[n]),
+            truth=float(theirs[n]),
+        )
+        for n in heads.names
+    ]
 
 def _states(ds, data, forecast, k):
     "Normalised states at a lead time: of the forecast, or of a truth at the valid times."
@@ -235,10 +276,20 @@ def compare_with_first(
 ) -> pd.DataFrame:  # variant, variable, lead_hours: mean, sd, change (%), low, high
     "Every variant beside the first, paired by seed."
     scores = scores[_own(scores)]
-    wide = scores.pivot_table(index=["variable", "lead_hours", "seed"], columns="variant", values="value", sort=False)
+    wide = scores.pivot_table(
+        index=["variable", "lead_hours", "seed"], columns="variant", values="value", sort=False
+    )
     change = 100 * (wide.div(wide.iloc[:, 0], axis=0) - 1)
-    by = lambda frame, how: getattr(frame.groupby(["variable", "lead_hours"], sort=False), how)().stack()
-    out = pd.DataFrame(dict(mean=by(wide, "mean"), sd=by(wide, "std"), change=by(change, "mean"))).reorder_levels([2, 0, 1])
+    by = lambda frame, how: getattr(
+        frame.groupby(["variable", "lead_hours"], sort=False), how
+    )().stack()
+    out = pd.DataFrame(
+        dict(mean=by(wide, "mean"), sd=by(wide, "std"), change=by(change, "mean"))
+    ).reorder_levels([2, 0, 1])
     seeds = scores.seed.nunique()
-    half = by(change, "std").reorder_levels([2, 0, 1]) * student.ppf(0.975, seeds - 1) / np.sqrt(seeds) if seeds > 1 else np.nan
+    half = (
+        by(change, "std").reorder_levels([2, 0, 1]) * student.ppf(0.975, seeds - 1) / np.sqrt(seeds)
+        if seeds > 1
+        else np.nan
+    )
     return out.assign(low=out.change - half, high=out.change + half)

@@ -28,13 +28,12 @@ from ..device.runner import (FACTS, check_engines, digest, digest_of, load_engin
                                         not_onto, read_facts)
 
 # %% ../../nbs/delivery/00_export.ipynb #79b55187
-def _row(name, i, normalizer, mapped):
+def _row(name, i, normalizer):
     "A channel."
-    row, frame = variable(name), xr.Dataset({name: ((), 0.0)})
-    attrs = with_cf(frame.assign(crs=0) if mapped else frame)[name].attrs | (dict(coordinates="latitude longitude") if mapped else {})
+    row = variable(name)
     limits = [max(row.low, 0), row.high] if name in LIMITED else None
     return dict(name=name, mean=normalizer.mean[i], std=normalizer.std[i], delta_std=normalizer.delta_std[i],
-                log1p=row.transform == "log1p", limits=limits, attrs=attrs)
+                log1p=row.transform == "log1p", limits=limits, attrs=row.attrs)
 
 def _place(grid):
     "A grid as coordinates."
@@ -47,7 +46,7 @@ def facts_of(
     **more,  # provenance
 ) -> dict:  # of `runner.FACTS`, JSON-able
     "What a model's file says about it."
-    rows = [_row(name, i, model.normalizer, not model.grid.regular) for i, name in enumerate(model.channels)]
+    rows = [_row(name, i, model.normalizer) for i, name in enumerate(model.channels)]
     own = provenance(**(dict(model=model.name, weights_sha256=weights_digest(model.net), config=model.net.config) | more))
     facts = dict(name=model.name, channels=rows, grid=_place(model.grid), history=model.history, step_hours=model.step_hours, aux=model.aux,
                  noise=model.noise, weights_sha256=own["weights_sha256"], external=None, provenance=own)

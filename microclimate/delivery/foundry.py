@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pandas as pd
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/delivery/03_foundry.ipynb #c888565e
 from ..networks.aurora import (AURORA_CHANNELS, VARIANTS, _package, from_aurora,
@@ -28,7 +28,7 @@ from ..networks.aurora import (AURORA_CHANNELS, VARIANTS, _package, from_aurora,
 from ..batch import Batch
 from ..errors import WeatherError
 from ..files import atomic, check_folder, write_json
-from ..provenance import content_sha256
+from ..provenance import content_sha256, open_saved
 from ..grid import Grid
 from ..models.rollout import _facts, _frame, _labels, check_lead, write_stream
 
@@ -307,4 +307,4 @@ def submit_all(
     facts = dict(service="Azure AI Foundry", tasks=tasks, input_sha256=[order.input_sha256 for order in orders]) | _where(access)
     name = SimpleNamespace(name=model)
     write_stream(_merged(orders, init_times, Grid.from_dataset(ds)), path, _facts(name, ds, None, facts), _labels(name, ds, None))
-    return xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
+    return open_saved(path)

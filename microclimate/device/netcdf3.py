@@ -59,19 +59,35 @@ class Plan(NamedTuple):
     dtype: str
     attrs: dict = {}
 
-def _bytes(plan, sizes): return stored(plan.dtype).itemsize * math.prod(sizes[d] for d in plan.dims)
+class _Layout(NamedTuple):
+    "Where everything lies in a file."
+    header: bytes
+    begins: dict  # name: byte at which a variable begins
+    step: int  # bytes from one state to the next, along the unlimited dimension
+    end: int  # length of the file
 
-def _header(sizes, plans, attrs, start=0):
-    "The header of a file, and where each variable begins when the first begins at `start`."
-    order, begins, variables = list(sizes), {}, []
+def _length(plan, sizes):
+    "Bytes of a variable."
+    return stored(plan.dtype).itemsize * math.prod(sizes[d] for d in plan.dims)
+
+def _layout(sizes, plans, attrs, unlimited, start=0):
+    "A file whose first variable begins at `start`: variables of one state first, then those of each state side by side."
+    order, one = list(sizes), sizes | {unlimited: 1}
+    lengths = {name: -(-_length(plan, one) // 4) * 4 for name, plan in plans.items()}
+    moving = [name for name, plan in plans.items() if unlimited in plan.dims]
+    if len(moving) == 1: lengths[moving[0]] = _length(plans[moving[0]], one)  # the format fills up only several of them
+    begins, variables, end = {}, [], start
+    for name in sorted(plans, key=lambda name: name in moving):
+        begins[name] = end
+        end += lengths[name]
     for name, plan in plans.items():
-        begins[name], length = start, -(-_bytes(plan, sizes) // 4) * 4
-        start += length
         dims = _whole(len(plan.dims)) + b"".join(_whole(order.index(d)) for d in plan.dims)
-        place = struct.pack(">Iq", min(length, 2**32 - 4), begins[name])
+        place = struct.pack(">Iq", min(lengths[name], 2**32 - 4), begins[name])
         variables.append(_text(name) + dims + _attrs(plan.attrs) + _whole(_code[stored(plan.dtype)]) + place)
-    dims = _list(10, [_text(name) + _whole(n) for name, n in sizes.items()])
-    return b"CDF\x02" + _whole(0) + dims + _attrs(attrs) + _list(11, variables), begins, start
+    dims = _list(10, [_text(name) + _whole(0 if name == unlimited else n) for name, n in sizes.items()])
+    header = b"CDF\x02" + _whole(sizes.get(unlimited, 0)) + dims + _attrs(attrs) + _list(11, variables)
+    step = sum(lengths[name] for name in moving)
+    return _Layout(header, begins, step, end + step * (sizes.get(unlimited, 1) - 1))
 
 # %% ../../nbs/device/00_netcdf3.ipynb #fd954fcb
 def create(
@@ -79,21 +95,35 @@ def create(
     sizes: dict,  # dimension: length
     plans: dict,  # name: `Plan`
     attrs: dict,  # of the file
+    unlimited: str | None = None,  # a dimension that other tools may lengthen; the first of each variable that has it
 ) -> dict:  # name: array in the file, to be filled
     "Lay out a classic NetCDF file. Raises ValueError for a type that it has not."
-    length = len(_header(sizes, plans, attrs)[0])
-    header, begins, end = _header(sizes, plans, attrs, length)
-    if end > shutil.disk_usage(Path(path).parent).free: raise OSError(errno.ENOSPC, f"{end / 1e9:.1f} GB do not fit on the disk")
+    layout = _layout_of(sizes, plans, attrs, unlimited)
+    if layout.end > shutil.disk_usage(Path(path).parent).free:
+        raise OSError(errno.ENOSPC, f"{layout.end / 1e9:.1f} GB do not fit on the disk")
     with open(path, "wb") as file:
-        file.write(header)
-        for at in range(length, end, 2**20): file.write(bytes(min(2**20, end - at)))  # room is taken now: a full disk says so here
-    shape = lambda plan: tuple(sizes[d] for d in plan.dims)
-    return {name: np.memmap(path, stored(plan.dtype), "r+", begins[name], shape(plan)) for name, plan in plans.items()}
+        file.write(layout.header)
+        for at in range(len(layout.header), layout.end, 2**20):  # room is taken now: a full disk says so here
+            file.write(bytes(min(2**20, layout.end - at)))
+    data, arrays = np.memmap(path, "u1", "r+"), {}
+    for name, plan in plans.items():
+        shape, kind = [sizes[d] for d in plan.dims], stored(plan.dtype)
+        step = layout.step if unlimited in plan.dims else None
+        arrays[name] = _array(data, layout.begins[name], kind, shape, step)
+    return arrays
 
-def rewrite_attributes(path, sizes: dict, plans: dict, attrs: dict):  # as for `create`
+def _layout_of(sizes, plans, attrs, unlimited):
+    "The first variable begins where the header ends."
+    return _layout(sizes, plans, attrs, unlimited, len(_layout(sizes, plans, attrs, unlimited).header))
+
+def _array(data, begin, kind, shape, step=None):
+    "Numbers in a file; those of different states lie `step` bytes apart."
+    strides = None if step is None else (step, *np.empty(shape[1:], kind).strides)
+    return np.ndarray(shape, kind, data, begin, strides)
+
+def rewrite_attributes(path, sizes: dict, plans: dict, attrs: dict, unlimited: str | None = None):  # as for `create`
     "Change attributes of a file to others of the same length."
-    header = _header(sizes, plans, attrs, len(_header(sizes, plans, attrs)[0]))[0]
-    with open(path, "r+b") as file: file.write(header)
+    with open(path, "r+b") as file: file.write(_layout_of(sizes, plans, attrs, unlimited).header)
 
 # %% ../../nbs/device/00_netcdf3.ipynb #3208c4ef
 class _Bytes:
@@ -136,14 +166,9 @@ def _lay(data, records, dims, variables):
     filled = [size(v) if len(moving) == 1 else -(-size(v) // 4) * 4 for v in moving]
     for name, places, attrs, code, _, begin in variables:
         kind, shape = np.dtype(TYPES[code]), [dims[d][1] for d in places]
-        if shape and shape[0] == 0: array = _interleaved(data, begin, kind, [records, *shape[1:]], sum(filled))
-        else: array = np.ndarray(shape, kind, data, begin)
+        if shape and shape[0] == 0: array = _array(data, begin, kind, [records, *shape[1:]], sum(filled))
+        else: array = _array(data, begin, kind, shape)
         yield name, Field(tuple(dims[d][0] for d in places), array, attrs)
-
-def _interleaved(data, begin, kind, shape, step):
-    "Numbers that lie `step` bytes apart from one state to the next."
-    inner = np.empty(shape[1:], kind).strides
-    return np.ndarray(shape, kind, data, begin, (step, *inner))
 
 # %% ../../nbs/device/00_netcdf3.ipynb #19a330e3
 def read_netcdf3(

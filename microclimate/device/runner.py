@@ -9,6 +9,7 @@ __all__ = ['FACTS', 'ENGINES', 'digest', 'digest_of', 'read_facts', 'OnnxRuntime
 
 # %% ../../nbs/device/01_runner.ipynb #c1e5e4fb
 import argparse, hashlib, json, re, sys
+from itertools import chain
 from pathlib import Path
 
 # %% ../../nbs/device/01_runner.ipynb #785eedd8
@@ -18,6 +19,8 @@ import numpy as np
 from . import netcdf3
 from .netcdf3 import Field, Plan
 from ..files import atomic
+from ..variables import (SINCE, axis_attributes, cf_attributes, coordinates_of, disk_name,
+                                    from_disk_name, variable, vertical_coordinate)
 from ..sun import cos_zenith, day_of_year, sunlight
 
 # %% ../../nbs/device/01_runner.ipynb #d7cbd17c
@@ -339,6 +342,7 @@ def read_start(
 ) -> tuple:  # states (1, t, c, h, w), time (1,), still fields by name, the fields themselves, the file's attributes
     "What a forecast starts from. Raises ValueError for another grid, missing variables or times, gaps, and other units."
     fields, attrs = open_fields(path)
+    fields = {from_disk_name(name): field for name, field in fields.items()}
     _check_grid(fields, runner, path)
     have = times(fields["time"])
     try: time = have[-1:] if init_time is None else np.array([init_time], "M8[ns]")
@@ -354,33 +358,64 @@ def read_start(
     return np.stack(states, 1)[None], time, still, fields, attrs
 
 # %% ../../nbs/device/01_runner.ipynb #2e5803d0
-def _plans(runner, steps, fields, attrs) -> tuple:  # sizes, plans, and values of what is known before
-    "Layout of a forecast file."
-    grid = runner.facts["grid"]
-    sizes = dict(init_time=1, lead_time=steps) | dict(zip(grid["dims"], runner.lat.shape))
-    plans = dict(init_time=Plan(("init_time",), "i4", _times["init_time"]), lead_time=Plan(("lead_time",), "i4", _times["lead_time"]))
-    plans |= {name: Plan(tuple(c["dims"]), "f8", c["attrs"]) for name, c in grid["coords"].items()}
-    if grid["crs"]: plans["crs"] = Plan((), "i4", grid["crs"])
-    dims = ("init_time", "lead_time", *grid["dims"])
-    for row in runner.rows: plans[row["name"]] = Plan(dims, "f4", row["attrs"] | _window(row, fields, attrs))
-    return sizes, plans
+def _hours_of(name, fields, attrs):
+    "Rates are means over as many hours as those that the forecast starts from; None where nothing is said."
+    return fields[name].attrs.get("window_hours", attrs.get("step_hours"))
 
-def _window(row, fields, attrs):
-    "Rates are means over as many hours as those that the forecast starts from."
-    hours = fields[row["name"]].attrs.get("window_hours", attrs.get("step_hours"))
-    return dict(window_hours=hours) if "cell_methods" in row["attrs"] and hours else {}
+def _period(runner, fields, attrs):
+    "The hours over which all rates are means, or None."
+    hours = {_hours_of(name, fields, attrs) for name in runner.channels if variable(name).kind == "flux"}
+    return hours.pop() if len(hours) == 1 else None
 
-_since = dict(units="minutes since 1970-01-01 00:00:00", calendar="proleptic_gregorian")
-_times = dict(init_time=dict(standard_name="forecast_reference_time") | _since,
-              lead_time=dict(standard_name="forecast_period", units="minutes"))
+def _time_plans(period) -> dict:
+    "Valid times, the start, lead times and, where all rates are means over the same period, bounds."
+    valid, lead = axis_attributes("time") | SINCE, axis_attributes("forecast_period") | dict(units="seconds")
+    if period: valid["bounds"] = "time_bnds"
+    plans = dict(time=Plan(("time",), "f8", valid),
+                 forecast_reference_time=Plan((), "f8", axis_attributes("forecast_reference_time") | SINCE),
+                 forecast_period=Plan(("time",), "f8", lead | dict(dtype="timedelta64[ns]")))  # `dtype` is for xarray
+    return plans | (dict(time_bnds=Plan(("time", "bnds"), "f8")) if period else {})
+
+def _time_values(start, leads, period) -> dict:
+    "The numbers of these, in seconds."
+    times = dict(time=start + leads, forecast_reference_time=start, forecast_period=leads)
+    if period: times["time_bnds"] = np.stack([start + leads - 3600 * period, start + leads], 1)
+    return times
+
+def _place(grid, names) -> dict:  # name: plan and values
+    "The grid's coordinates, heights and pressures."
+    levels = [level for level in map(vertical_coordinate, names) if level]
+    made = {name: (Plan((), "f8", about), value) for name, value, about in levels}
+    for name, c in grid["coords"].items():
+        made[name] = Plan(tuple(c["dims"]), "f8", axis_attributes(name, len(c["dims"]))), c["values"]
+    if grid["crs"]: made["crs"] = Plan((), "i4", grid["crs"]), 0
+    return made
+
+def _planned(name, hours, grid) -> Plan:
+    "A field of the forecast."
+    hours = hours if variable(name).kind == "flux" else None
+    about = dict(_FillValue=np.float32("nan")) | cf_attributes(name, hours)
+    if hours: about["window_hours"] = hours
+    if grid["crs"]: about["grid_mapping"] = "crs"
+    apart = [name for name in grid["coords"] if name not in grid["dims"]]
+    return Plan(("time", *grid["dims"]), "f4", about | dict(coordinates=coordinates_of(name, ["init_time", "lead_time", *apart])))
+
+def _layout(runner, states, fields, attrs) -> tuple:  # sizes, plans, and what is known before: values by name
+    "Layout of a forecast file, as `provenance.to_cf` has it."
+    grid, names = runner.facts["grid"], sorted(runner.channels, key=lambda n: vertical_coordinate(n) is not None)
+    known = _place(grid, names)
+    plans = _time_plans(_period(runner, fields, attrs)) | {name: plan for name, (plan, _) in known.items()}
+    plans |= {disk_name(name): _planned(name, _hours_of(name, fields, attrs), grid) for name in names}
+    sizes = dict(time=states, bnds=2) | dict(zip(grid["dims"], runner.lat.shape))
+    return sizes, plans, {name: values for name, (_, values) in known.items()}
 
 # %% ../../nbs/device/01_runner.ipynb #7122d1b8
 def _content(file, plans) -> str:
-    "SHA-256 of names, dimensions and values, as `core.content_sha256` counts it."
+    "SHA-256 of names, dimensions and values, as `provenance.content_sha256` counts it."
     sha = hashlib.sha256()
     for name in sorted(plans):
         values = np.ascontiguousarray(file[name], file[name].dtype.newbyteorder("="))
-        if name in _times: values = values.astype("i8") * 60_000_000_000  # ns
+        if name.startswith(("time", "forecast_")): values = values.astype("i8") * 10**9  # ns
         sha.update(f"{name}{plans[name].dims}{values.shape}".encode())
         sha.update(values)
     return sha.hexdigest()
@@ -392,6 +427,7 @@ def _labels(runner, initial, attrs) -> dict:
                python=sys.version.split()[0], initial_sha256=digest_of(initial))
     facts = runner.facts["provenance"] | own | {key: attrs[key] for key in ("source", "source_sha256") if key in attrs}
     return keep | dict(Conventions="CF-1.11", title=f"{runner.name} forecast", model=runner.name, boundary="none",
+                       history=f"written by microclimate {facts['version']}",
                        provenance=json.dumps(facts, sort_keys=True), content_sha256="0" * 64)
 
 # %% ../../nbs/device/01_runner.ipynb #f5286db7
@@ -410,6 +446,7 @@ def forecast_onnx(
     engine: str = "onnxruntime",  # or 'tract'
     threads: int = 1,
     seed: int = 0,  # of the noise, where the model takes noise; a `Runner` has its own
+    with_start: bool = False,  # the state it starts from too, as lead 0
 ) -> Path:  # the forecast
     "From an ONNX file and a NetCDF file to a NetCDF file. Raises ValueError for whatever is wrong with them."
     runner = model if isinstance(model, Runner) else Runner(model, engine, threads, seed)
@@ -419,15 +456,16 @@ def forecast_onnx(
     if hours <= 0 or hours % step: raise ValueError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
     states, time, still, fields, attrs = read_start(initial, runner, init_time)
     steps = int(hours // step)
-    (sizes, plans), labels = _plans(runner, steps, fields, attrs), _labels(runner, initial, attrs)
+    (sizes, plans, known), labels = _layout(runner, steps + with_start, fields, attrs), _labels(runner, initial, attrs)
+    ahead = chain([(time, states[:, -1])] if with_start else [], runner.rollout(states, time, still, steps))
     with atomic(path) as part:
-        file = netcdf3.create(part, sizes, plans, labels)
-        for name, coord in runner.facts["grid"]["coords"].items(): file[name][...] = coord["values"]
-        file["init_time"][:] = time.astype("M8[m]").astype("i8")
-        for k, (valid, y) in enumerate(runner.rollout(states, time, still, steps)):
-            file["lead_time"][k] = ((valid - time)[0] / np.timedelta64(1, "m"))
-            for i, name in enumerate(runner.channels): file[name][:, k] = y[:, i]
-        netcdf3.rewrite_attributes(part, sizes, plans, labels | dict(content_sha256=_content(file, plans)))
+        file = netcdf3.create(part, sizes, plans, labels, "time")
+        leads = np.arange(not with_start, steps + 1) * 3600 * step
+        known |= _time_values(time.astype("M8[s]").astype("i8")[0], leads, _period(runner, fields, attrs))
+        for name, values in known.items(): file[name][...] = values
+        for k, (_, y) in enumerate(ahead):
+            for name, field in zip(runner.channels, y[0]): file[disk_name(name)][k] = field
+        netcdf3.rewrite_attributes(part, sizes, plans, labels | dict(content_sha256=_content(file, plans)), "time")
     return Path(path)
 
 # %% ../../nbs/device/01_runner.ipynb #30fe5554
@@ -441,6 +479,8 @@ def main(argv: list | None = None):
     parser.add_argument("--engine", choices=[*ENGINES], default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of a model that draws noise: another seed, another member (0)")
+    parser.add_argument("--with-start", action="store_true", help="write the state it starts from too, as lead 0")
     args = parser.parse_args(argv)
-    try: print(forecast_onnx(args.model, args.initial, args.out, args.hours, args.init_time, args.engine, args.threads, args.seed))
+    how = (args.hours, args.init_time, args.engine, args.threads, args.seed, args.with_start)
+    try: print(forecast_onnx(args.model, args.initial, args.out, *how))
     except ValueError as error: parser.exit(1, f"{error}\n")

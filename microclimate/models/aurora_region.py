@@ -13,10 +13,10 @@ import xarray as xr
 from torch import nn
 
 # %% ../../nbs/models/06_aurora_region.ipynb #3f984b98
-from ..networks.aurora import (AURORA_AUX, AURORA_CHANNELS, AURORA_STATICS, VARIANTS, AuroraNet,
-                                          aurora_normalizer, check_statics, find_checkpoint,
-                                          load_net, split_channels, to_aurora, variant_name,
-                                          variant_step)
+from ..networks.aurora import (AURORA_AUX, AURORA_CHANNELS, AURORA_STATICS, VARIANTS,
+                                          AuroraNet, aurora_normalizer, check_statics,
+                                          find_checkpoint, load_net, split_channels, to_aurora,
+                                          variant_name, variant_step)
 from ..networks.aurora_fast import compile_step
 from ..batch import Batch, Normalizer
 from ..errors import WeatherError
@@ -33,12 +33,21 @@ def open_for_aurora(
     grid: Grid | None = None,  # put the data on it, where they are on another
     **how,
 ) -> xr.Dataset:
-    "The 69 channels and the ground. Raises `WeatherError` as `open_weather` and `regrid` do, and where nothing has the ground."
-    ds = open_weather(source, variables=[*AURORA_CHANNELS, *(() if statics else AURORA_STATICS.values())], **how)
+    """The 69 channels and the ground.
+
+    Raises `WeatherError` as `open_weather` and `regrid` do, and where nothing has the ground."""
+    ds = open_weather(
+        source, variables=[*AURORA_CHANNELS, *(() if statics else AURORA_STATICS.values())], **how
+    )
     if grid is not None: ds = regrid(ds, grid)
     if statics is None: return ds
     ground = open_weather(statics, variables=list(AURORA_STATICS.values()))
-    return ds.assign(regrid(ground.isel(time=0, drop=True) if "time" in ground.dims else ground, Grid.from_dataset(ds)))
+    return ds.assign(
+        regrid(
+            ground.isel(time=0, drop=True) if "time" in ground.dims else ground,
+            Grid.from_dataset(ds),
+        )
+    )
 
 # %% ../../nbs/models/06_aurora_region.ipynb #30cfe483
 def step_times(
@@ -49,7 +58,9 @@ def step_times(
 ) -> np.ndarray:  # (n,) datetime64[ns]
     "Times around a start, a step apart."
     step = variant_step(name)
-    return start + np.arange(-max(before_hours // step, 1), lead_hours // step + 1) * np.timedelta64(step, "h")
+    return start + np.arange(
+        -max(before_hours // step, 1), lead_hours // step + 1
+    ) * np.timedelta64(step, "h")
 
 # %% ../../nbs/models/06_aurora_region.ipynb #34c6d062
 class FastNet(nn.Module):
@@ -69,7 +80,9 @@ class FastNet(nn.Module):
 
 def _first(ds, step):
     "The first two states a step apart."
-    return Batch.from_dataset(ds, ds.time.values[0] + np.timedelta64(step, "h"), AURORA_CHANNELS, history=2, step=step)
+    return Batch.from_dataset(
+        ds, ds.time.values[0] + np.timedelta64(step, "h"), AURORA_CHANNELS, history=2, step=step
+    )
 
 # %% ../../nbs/models/06_aurora_region.ipynb #9473fd18
 def load_aurora(
@@ -81,7 +94,8 @@ def load_aurora(
     precision: str | None = None,  # "fp32" or "bf16": the fast step, which cannot be trained; None: the package's own
     device="cpu",
 ) -> Forecaster:  # in eval mode
-    "Raises `WeatherError` for a missing or wrong checkpoint, a grid that Aurora cannot take, and missing ground."
+    """Raises `WeatherError` for a missing or wrong checkpoint, a grid that Aurora cannot take, and
+    missing ground."""
     path, variant = find_checkpoint(name, checkpoint), VARIANTS[variant_name(name)]
     grid = Grid.from_dataset(ds)
     check_statics(ds)
@@ -89,20 +103,38 @@ def load_aurora(
     change = fitted and {n: s * d for n, s, d in zip(fitted.channels, fitted.std, fitted.delta_std)}
     label = variant_name(name) + (" (random weights)" if net.random else "")
     if precision: net = FastNet(net, _first(ds, variant.step_hours), precision)
-    return Forecaster(net, aurora_normalizer(change, variant.step_hours), grid, history=2, aux=AURORA_AUX, name=label).eval()
+    return Forecaster(
+        net,
+        aurora_normalizer(change, variant.step_hours),
+        grid,
+        history=2,
+        aux=AURORA_AUX,
+        name=label,
+    ).eval()
 
 # %% ../../nbs/models/06_aurora_region.ipynb #68e5bd79
 def expand_region(
     grid: Grid,  # of latitude and longitude
     cells: int,
 ) -> Grid:
-    "The grid with so many more cells on every side. Raises `WeatherError` where that reaches a pole, or for a projected grid."
-    if not grid.regular: raise WeatherError("A halo is for latitude-longitude grids: put the data on one with `regrid`.")
+    """The grid with so many more cells on every side.
+
+    Raises `WeatherError` where that reaches a pole, or for a projected grid."""
+    if not grid.regular:
+        raise WeatherError(
+            "A halo is for latitude-longitude grids: put the data on one with `regrid`."
+        )
     (north, south, west, east), (h, w) = grid.box, grid.shape
     down, along = (north - south) / (h - 1), (east - west) / (w - 1)
     rows = np.linspace(north + cells * down, south - cells * down, h + 2 * cells)
-    if abs(rows).max() > 90: raise WeatherError(f"A halo of {cells} cells reaches beyond the pole: take a smaller one, or the whole globe.")
-    return Grid(rows, np.linspace(west - cells * along, east + cells * along, w + 2 * cells), name=grid.name)
+    if abs(rows).max() > 90:
+        raise WeatherError(
+            f"A halo of {cells} cells reaches beyond the pole: take a smaller one, or the whole "
+            f"globe."
+        )
+    return Grid(
+        rows, np.linspace(west - cells * along, east + cells * along, w + 2 * cells), name=grid.name
+    )
 
 def crop_region(ds: xr.Dataset, grid: Grid) -> xr.Dataset:
     "The part of a Dataset that lies on a smaller grid."
@@ -114,7 +146,9 @@ def drop_halo(ds: xr.Dataset, grid: Grid) -> xr.Dataset:  # on the larger grid s
     "Beyond a region, the values at its edge."
     rows, columns = Grid.from_dataset(ds).window(*grid.box)
     (h, w), names = Grid.from_dataset(ds).shape, [n for n in ds.data_vars if "time" in ds[n].dims]
-    nearest = [np.arange(n).clip(part.start, part.stop - 1) for n, part in ((h, rows), (w, columns))]
+    nearest = [
+        np.arange(n).clip(part.start, part.stop - 1) for n, part in ((h, rows), (w, columns))
+    ]
     put = lambda da: da.copy(data=da.values[..., nearest[0][:, None], nearest[1]])
     return ds.assign({n: put(ds[n]) for n in names})
 
@@ -125,10 +159,16 @@ def edge_effect(
     init_time,
     steps: int = 4,
 ) -> np.ndarray:  # (distance in cells,) root mean square over channels of the difference, in Aurora's units
-    "What it changes inside a region, by the distance to its edge, that its surroundings are unknown."
-    run = lambda data: crop_region(forecast(model, data, init_time, model.step_hours * steps).isel(lead_time=-1, init_time=0), grid)
+    """What it changes inside a region, by the distance to its edge, that its surroundings are
+    unknown."""
+    run = lambda data: crop_region(
+        forecast(model, data, init_time, model.step_hours * steps).isel(lead_time=-1, init_time=0),
+        grid,
+    )
     alone, whole, norm = run(drop_halo(ds, grid)), run(ds), model.normalizer
-    squares = np.mean([((alone[n] - whole[n]).values / s) ** 2 for n, s in zip(norm.channels, norm.std)], 0)
+    squares = np.mean(
+        [((alone[n] - whole[n]).values / s) ** 2 for n, s in zip(norm.channels, norm.std)], 0
+    )
     distance = grid.edge_distance
     return np.sqrt([squares[distance == d].mean() for d in range(distance.max() + 1)])
 
@@ -137,7 +177,8 @@ HALO = 12  # cells around a region
 
 # %% ../../nbs/models/06_aurora_region.ipynb #ac20bf7d
 def global_grid(step: float) -> Grid:  # degrees
-    "All longitudes, and latitudes from the north pole to one row before the south pole, as Aurora takes them."
+    """All longitudes, and latitudes from the north pole to one row before the south pole, as
+    Aurora takes them."""
     return regular_grid(90, -90 + step, 0, 360 - step, step, name="globe")
 
 def open_region(
@@ -149,9 +190,20 @@ def open_region(
     **how,  # for `open_weather`
 ) -> tuple:  # the data with the halo, and the grid of the region
     "Data for Aurora. Raises `WeatherError` as `open_for_aurora` and `expand_region` do."
-    area = named_region(region) or (NORWAY if str(source).partition(":")[0] in ("nature", "era5") else None)
-    if area is None and step: raise WeatherError("A grid_step needs a region, [north, south, west, east], that lies inside the data.")
+    area = named_region(region) or (
+        NORWAY if str(source).partition(":")[0] in ("nature", "era5") else None
+    )
+    if area is None and step:
+        raise WeatherError(
+            "A grid_step needs a region, [north, south, west, east], that lies inside the data."
+        )
     if area is None: return (ds := open_for_aurora(source, statics, **how)), Grid.from_dataset(ds)
     if not isinstance(area, Grid): area = regular_grid(*area, step or 0.25)
     whole = global_grid(step or 0.25) if halo == "globe" else expand_region(area, halo)
-    return open_for_aurora(source, statics, whole if step else None, region=None if step and halo != "globe" else whole, **how), area
+    return open_for_aurora(
+        source,
+        statics,
+        whole if step else None,
+        region=None if step and halo != "globe" else whole,
+        **how,
+    ), area

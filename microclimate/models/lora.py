@@ -25,8 +25,12 @@ from ..networks.net import seeded
 # %% ../../nbs/models/04_lora.ipynb #a3cf1167
 def _peft():
     "The peft package. Raises `WeatherError` where it is not installed."
-    try: import peft
-    except ImportError as error: raise WeatherError("LoRA needs the package peft: pip install 'microclimate[finetune]'.") from error
+    try:
+        import peft
+    except ImportError as error:
+        raise WeatherError(
+            "LoRA needs the package peft: pip install 'microclimate[finetune]'."
+        ) from error
     return peft
 
 # %% ../../nbs/models/04_lora.ipynb #30eca51d
@@ -42,10 +46,16 @@ TARGETS = {  # family: names of modules, matched whole
 def _adapted(net, targets):
     "Names of the layers that the expression means. Raises `WeatherError` where there are none."
     kinds = torch.nn.Linear, torch.nn.Conv2d
-    layers = [name for name, part in net.named_modules() if isinstance(part, kinds) and getattr(part, "groups", 1) == 1]
+    layers = [
+        name
+        for name, part in net.named_modules()
+        if isinstance(part, kinds) and getattr(part, "groups", 1) == 1
+    ]
     if found := [name for name in layers if re.fullmatch(targets, name)]: return found
     some = ", ".join(layers[:8])
-    raise WeatherError(f"No layer of {type(net).__name__} is called '{targets}': it has {some} and so on.")
+    raise WeatherError(
+        f"No layer of {type(net).__name__} is called '{targets}': it has {some} and so on."
+    )
 
 # %% ../../nbs/models/04_lora.ipynb #e1185eed
 def _some(net):
@@ -54,10 +64,19 @@ def _some(net):
     return names[:2] + names[-2:]
 
 def _release(net, also):
-    "Make the weights trainable that one of the expressions names. Raises `WeatherError` for an expression that names none."
+    """Make the weights trainable that one of the expressions names.
+
+    Raises `WeatherError` for an expression that names none."""
     for pattern in also:
-        found = [p for name, p in net.named_parameters() if re.fullmatch(pattern, name.replace(".base_layer", ""))]
-        if not found: raise WeatherError(f"No weight is called '{pattern}': use names such as {', '.join(_some(net))}.")
+        found = [
+            p
+            for name, p in net.named_parameters()
+            if re.fullmatch(pattern, name.replace(".base_layer", ""))
+        ]
+        if not found:
+            raise WeatherError(
+                f"No weight is called '{pattern}': use names such as {', '.join(_some(net))}."
+            )
         for p in found: p.requires_grad_(True)
 
 # %% ../../nbs/models/04_lora.ipynb #e344a7c6
@@ -69,8 +88,13 @@ def add_lora(
     alpha: float | None = None,  # the adapter's product is multiplied by alpha / rank; None: by 1
     also: tuple = (),  # weights to train beside the adapter, expressions for the whole name: r"embed\..*"
 ) -> Forecaster:  # a copy, in which only the adapter (and `also`) can be trained
-    "Put an adapter beside a model's weights. Raises `WeatherError` for names that match nothing, or a model that has one already."
-    if hasattr(model, "lora"): raise WeatherError(f"{model.name} has an adapter already: merge it with merge_lora, or load the base anew.")
+    """Put an adapter beside a model's weights.
+
+    Raises `WeatherError` for names that match nothing, or a model that has one already."""
+    if hasattr(model, "lora"):
+        raise WeatherError(
+            f"{model.name} has an adapter already: merge it with merge_lora, or load the base anew."
+        )
     if rank < 1: raise WeatherError(f"rank is {rank}: an adapter needs at least 1.")
     model = copy.deepcopy(model)
     targets = targets or TARGETS.get(type(model.net).__name__, TARGETS["SFNO"])
@@ -83,8 +107,13 @@ def add_lora(
 # %% ../../nbs/models/04_lora.ipynb #bb0ac683
 @contextmanager
 def _plain(net, names):
-    "Convolutions as torch's own class: peft makes A and B of a layer's class, and our subclasses take other arguments."
-    ours = {part: type(part) for part in map(net.get_submodule, names) if isinstance(part, torch.nn.Conv2d)}
+    """Convolutions as torch's own class: peft makes A and B of a layer's class, and our subclasses
+    take other arguments."""
+    ours = {
+        part: type(part)
+        for part in map(net.get_submodule, names)
+        if isinstance(part, torch.nn.Conv2d)
+    }
     for part in ours: part.__class__ = torch.nn.Conv2d
     try: yield
     finally:
@@ -94,22 +123,36 @@ def _inject(net, targets, rank, alpha, **how):
     "Wrap the layers that `targets` names, in place."
     peft, names = _peft(), _adapted(net, targets)
     exactly = "|".join(map(re.escape, names))  # peft would take a list for endings of names
-    with _plain(net, names): peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly), net, **how)
+    with _plain(net, names):
+        peft.inject_adapter_in_model(
+            peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly), net, **how
+        )
     for part in map(net.get_submodule, names):  # a network may ask its convolutions how wide they are
-        if hasattr(part.base_layer, "out_channels"): part.out_channels = part.base_layer.out_channels
+        if hasattr(part.base_layer, "out_channels"):
+            part.out_channels = part.base_layer.out_channels
 
 # %% ../../nbs/models/04_lora.ipynb #13a275b5
 def _identity(model):
     "What an adapter must find again: the weights, and all else that decides what they mean."
-    own = dict(family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer), grid=model.grid.to_dict(),
-               history=model.history, aux=model.aux)
+    own = dict(
+        family=type(model.net).__name__,
+        net=model.net.config,
+        normalizer=asdict(model.normalizer),
+        grid=model.grid.to_dict(),
+        history=model.history,
+        aux=model.aux,
+    )
     return json.loads(json.dumps(own | dict(weights_sha256=weights_digest(model.net))))
 
 # %% ../../nbs/models/04_lora.ipynb #dd10d54e
 def trainable_share(model: Forecaster) -> dict:  # trainable, base, share
-    "Weights that are trained, weights of the model without its adapter, and the one over the other."
+    """Weights that are trained, weights of the model without its adapter, and the one over the
+    other."""
     sizes = [(name, p.requires_grad, p.numel()) for name, p in model.net.named_parameters()]
-    trained, own = (sum(n for *_, n in chosen) for chosen in ([s for s in sizes if s[1]], [s for s in sizes if ".lora_" not in s[0]]))
+    trained, own = (
+        sum(n for *_, n in chosen)
+        for chosen in ([s for s in sizes if s[1]], [s for s in sizes if ".lora_" not in s[0]])
+    )
     return dict(trainable=trained, base=own, share=trained / own)
 
 # %% ../../nbs/models/04_lora.ipynb #62641167
@@ -119,13 +162,20 @@ def _split(name):
 
 # %% ../../nbs/models/04_lora.ipynb #c6d1347e
 def merge_lora(model: Forecaster) -> Forecaster:  # a copy without an adapter
-    "Fold an adapter into the weights. Raises `WeatherError` for a model that has none, or whose adapter has gone astray."
-    if not hasattr(model, "lora"): raise WeatherError(f"{model.name} has no adapter to merge: it is a plain model already.")
+    """Fold an adapter into the weights.
+
+    Raises `WeatherError` for a model that has none, or whose adapter has gone astray."""
+    if not hasattr(model, "lora"):
+        raise WeatherError(f"{model.name} has no adapter to merge: it is a plain model already.")
     model = copy.deepcopy(model)
     from peft.tuners.tuners_utils import BaseTunerLayer
     for name, layer in [(name, part) for name, part in model.net.named_modules() if isinstance(part, BaseTunerLayer)]:
-        try: layer.merge(safe_merge=True)
-        except ValueError as error: raise WeatherError(f"The adapter of {name} is not finite: train with a smaller lr.") from error
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:
+            raise WeatherError(
+                f"The adapter of {name} is not finite: train with a smaller lr."
+            ) from error
         parent, child = _split(name)
         setattr(model.net.get_submodule(parent), child, layer.get_base_layer())
     del model.lora
@@ -136,7 +186,11 @@ def merge_lora(model: Forecaster) -> Forecaster:  # a copy without an adapter
 def _own(net):
     "What an adapter's file holds: trained weights, and state that is no weight."
     kept = {name for name, p in net.named_parameters() if not p.requires_grad}
-    return {name: v.detach().cpu().contiguous() for name, v in net.state_dict().items() if name not in kept}
+    return {
+        name: v.detach().cpu().contiguous()
+        for name, v in net.state_dict().items()
+        if name not in kept
+    }
 
 # %% ../../nbs/models/04_lora.ipynb #0c6858ae
 def save_adapter(
@@ -144,24 +198,37 @@ def save_adapter(
     folder: str | Path,
     facts: dict,  # provenance of the training
 ) -> Path:  # the folder
-    "Write adapter.safetensors and adapter.json. Raises `WeatherError` for a model without an adapter, or a folder it cannot write to."
-    if not hasattr(model, "lora"): raise WeatherError(f"{model.name} has no adapter to save: make one with add_lora.")
+    """Write adapter.safetensors and adapter.json.
+
+    Raises `WeatherError` for a model without an adapter, or a folder it cannot write to."""
+    if not hasattr(model, "lora"):
+        raise WeatherError(f"{model.name} has no adapter to save: make one with add_lora.")
     folder = check_folder(folder)
     with atomic(folder / "adapter.safetensors") as part: save_file(_own(model.net), part)
-    about = model.lora | dict(name=model.name, adapter_sha256=sha256(folder / "adapter.safetensors"), provenance=facts)
+    about = model.lora | dict(
+        name=model.name, adapter_sha256=sha256(folder / "adapter.safetensors"), provenance=facts
+    )
     write_json(about, folder / "adapter.json")
     return folder
 
 # %% ../../nbs/models/04_lora.ipynb #2c06d0eb
 def read_adapter(folder: str | Path) -> dict:
-    "The `adapter.json` of a folder. Raises `WeatherError` where it, or the weights that belong to it, cannot be read."
+    """The `adapter.json` of a folder.
+
+    Raises `WeatherError` where it, or the weights that belong to it, cannot be read."""
     folder = Path(folder)
-    try: about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+    try:
+        about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeatherError(f"{folder}/adapter.json cannot be read ({error}): it is no folder of save_adapter.") from error
+        raise WeatherError(
+            f"{folder}/adapter.json cannot be read ({error}): it is no folder of save_adapter."
+        ) from error
     path = folder / "adapter.safetensors"
     if not path.is_file() or sha256(path) != about.get("adapter_sha256"):
-        raise WeatherError(f"{path} is not the file that was trained (SHA-256 differs from adapter.json): copy it again, or train again.")
+        raise WeatherError(
+            f"{path} is not the file that was trained (SHA-256 differs from adapter.json): copy "
+            f"it again, or train again."
+        )
     return about
 
 # %% ../../nbs/models/04_lora.ipynb #b34fe990
@@ -169,13 +236,28 @@ def load_adapter(
     model: Forecaster,  # the base that the adapter was trained on
     folder: str | Path,  # made by `save_adapter`
 ) -> Forecaster:  # a copy with the adapter, in eval mode
-    "Put a saved adapter beside its base. Raises `WeatherError` for another base, or a folder that was changed."
+    """Put a saved adapter beside its base.
+
+    Raises `WeatherError` for another base, or a folder that was changed."""
     about, mine = read_adapter(folder), _identity(model)
     if other := [key for key, value in about["base"].items() if mine[key] != value]:
-        raise WeatherError(f"The adapter in {folder} belongs to another base than {model.name}: they differ in {', '.join(other)}. "
-                           "Load the base that it was trained on.")
-    adapted = add_lora(model, **{key: about[key] for key in ("rank", "targets", "seed", "alpha", "also")})
-    try: unknown = adapted.net.load_state_dict(load_file(Path(folder) / "adapter.safetensors"), strict=False).unexpected_keys
-    except (RuntimeError, SafetensorError) as error: raise WeatherError(f"The adapter in {folder} does not fit: {error}") from error
-    if unknown: raise WeatherError(f"The adapter in {folder} has weights that {model.name} lacks: {', '.join(unknown[:3])}.")
+        raise WeatherError(
+            f"The adapter in {folder} belongs to another base than {model.name}: they differ in "
+            f"{', '.join(other)}. "
+            "Load the base that it was trained on."
+        )
+    adapted = add_lora(
+        model, **{key: about[key] for key in ("rank", "targets", "seed", "alpha", "also")}
+    )
+    try:
+        unknown = adapted.net.load_state_dict(
+            load_file(Path(folder) / "adapter.safetensors"), strict=False
+        ).unexpected_keys
+    except (RuntimeError, SafetensorError) as error:
+        raise WeatherError(f"The adapter in {folder} does not fit: {error}") from error
+    if unknown:
+        raise WeatherError(
+            f"The adapter in {folder} has weights that {model.name} lacks: "
+            f"{', '.join(unknown[:3])}."
+        )
     return adapted.eval()

@@ -7,6 +7,7 @@ __all__ = ['smooth_noise', 'perturbation_scale', 'perturb', 'generator_for', 'en
 
 # %% ../../nbs/models/03_members.ipynb #669cd954
 from dataclasses import dataclass
+from itertools import chain
 from typing import Callable
 
 # %% ../../nbs/models/03_members.ipynb #b5fbd7bd
@@ -17,9 +18,11 @@ import xarray as xr
 # %% ../../nbs/models/03_members.ipynb #bcf1c417
 from ..batch import Batch, Normalizer, clip_to_bounds
 from ..errors import WeatherError
+from ..provenance import with_cf
 from ..variables import variable
 from ..grid import Grid
 from .rollout import _frame, _labels, _with_windows, check_lead, rollout
+from ..sun import TimesLike, as_times
 
 # %% ../../nbs/models/03_members.ipynb #9db89644
 def _filter(
@@ -116,12 +119,12 @@ def _by_number(frame, init_time):
     return fields.assign({name: frame[name] for name in frame.data_vars if name == "crs"})
 
 # %% ../../nbs/models/03_members.ipynb #72f51e0c
-def _run(model, ds, init_time, steps, members, seed, size, length_km, boundary, width, device):
+def _run(model, ds, init_time, steps, members, seed, size, length_km, boundary, width, device, initial):
     "The ensemble of one initial time."
     generator = generator_for(seed, init_time)
     batch = _starts(model, ds, init_time, members, size, length_km, generator).to(device)
     with torch.inference_mode():
-        states = rollout(_WithNoise(model, generator), batch, steps, boundary, width)
+        states = chain([batch] if initial else [], rollout(_WithNoise(model, generator), batch, steps, boundary, width))
         frames = [_by_number(_with_windows(_frame(s, batch.metadata.time), ds), init_time) for s in states]
     return xr.concat(frames, "lead_time", data_vars="minimal")
 
@@ -129,22 +132,37 @@ def _run(model, ds, init_time, steps, members, seed, size, length_km, boundary, 
 def ensemble(
     model: Callable[[Batch], Batch],  # as for `rollout.forecast`; with `noise` > 0 it takes `generator=` too
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
-    init_times,  # () or (n,) datetime64
+    init_times: TimesLike,  # one start or several: text, `datetime` or `datetime64`, in UTC
     lead_hours: int,  # how far
-    members: int,
+    members: int,  # two or more
     seed: int = 0,  # of perturbations and noise
     size: float = 0.0,  # of the perturbations of the start, in changes over one step; 0 for none
     length_km: float = 200.0,  # where their correlation has fallen to 0.61
     boundary: Callable[[np.ndarray], Batch] | None = None,  # valid times to what is at the edge, the same for all members
     width: int = 10,  # cells of the relaxation zone
     device: str = "cpu",
-) -> xr.Dataset:  # dims init_time, lead_time, number, and the grid's
-    "Run an ensemble from every initial time. Raises `WeatherError` for a wrong lead or size, and where all members would be the same."
+    initial: bool = False,  # the states it starts from too, as lead 0
+) -> xr.Dataset:  # dims init_time, lead_time, number, and the grid's; with CF names and units
+    """Forecast with many members, from one start or several.
+
+    Members differ by perturbed starts (`size`), by the noise that the model draws, or by both. The
+    result lies along `init_time, lead_time, number` and the grid. The same seed gives the same members.
+
+    Raises `WeatherError` for fewer than two members, for a wrong lead or size, and where all members
+    would be the same.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> model = mc.load_model("sfno-tiny")
+    >>> ahead = mc.ensemble(model, weather, "2024-06-07", lead_hours=3, members=4, size=0.5)
+    >>> ahead["2t"].dims[:3], ahead["2t"].shape[:3]
+    (('init_time', 'lead_time', 'number'), (1, 3, 4))
+    """
     _check_members(model, members, size)
-    steps, init_times = check_lead(model, lead_hours), np.atleast_1d(np.asarray(init_times, "M8[ns]"))
-    runs = [_run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device) for t in init_times]
+    steps, init_times = check_lead(model, lead_hours), as_times(init_times)
+    runs = [_run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device, initial) for t in init_times]
     about = dict(model=f"{model.name}, {members} members", ensemble=_made_by(model, size, length_km), ensemble_seed=seed)
-    return xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary) | about)
+    return with_cf(xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary) | about))
 
 # %% ../../nbs/models/03_members.ipynb #478fc147
 def _check_members(model, members, size):

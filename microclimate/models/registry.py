@@ -43,7 +43,8 @@ MODELS |= {name: (ClimaX, preset) for name, preset in CLIMAX_PRESETS.items()}
 
 # %% ../../nbs/models/01_registry.ipynb #c85125be
 class Forecaster(nn.Module):
-    "A network with its channels, normalisation and grid: takes a `Batch`, gives the next state as a `Batch`."
+    """A network with its channels, normalisation and grid: takes a `Batch`, gives the next state
+    as a `Batch`."""
 
     def __init__(
         self,
@@ -65,14 +66,28 @@ class Forecaster(nn.Module):
         batch: Batch,
         generator: torch.Generator | None = None,  # of the noise, on the CPU; None: torch's global one
     ) -> Batch:
-        "One step ahead, in physical units. Raises `WeatherError` for another grid or missing variables."
-        if not self.grid.same(batch.metadata.grid): raise WeatherError(_other_grid(self, batch.metadata.grid))
+        """One step ahead, in physical units.
+
+        Raises `WeatherError` for another grid or missing variables."""
+        if not self.grid.same(batch.metadata.grid):
+            raise WeatherError(_other_grid(self, batch.metadata.grid))
         x = self.normalizer.normalise(batch.stack(self.channels)[:, -self.history:])
         y = self.net(x.flatten(1, 2), self._known(batch, x, generator))
         time = batch.metadata.time + np.timedelta64(self.step_hours, "h")
-        if hasattr(self.net, "hand_on"): batch = replace(batch, static_vars=self.net.hand_on(batch.static_vars))
-        sun = torch.from_numpy(sunlight(time, self.grid.lat2d, self.grid.lon2d, self.step_hours)).to(y) if "ssrd" in self.channels else None
-        return batch.with_state(clip_to_bounds(self.normalizer.unnormalise(y), self.channels, sun)[:, None], self.channels, time)
+        if hasattr(self.net, "hand_on"):
+            batch = replace(batch, static_vars=self.net.hand_on(batch.static_vars))
+        sun = (
+            torch.from_numpy(sunlight(time, self.grid.lat2d, self.grid.lon2d, self.step_hours)).to(
+                y
+            )
+            if "ssrd" in self.channels
+            else None
+        )
+        return batch.with_state(
+            clip_to_bounds(self.normalizer.unnormalise(y), self.channels, sun)[:, None],
+            self.channels,
+            time,
+        )
 
     def _known(self, batch, x, generator):
         "The known fields and the noise, (b, a + noise, h, w), or None."
@@ -84,33 +99,62 @@ class Forecaster(nn.Module):
 # %% ../../nbs/models/01_registry.ipynb #22e992ff
 def _other_grid(model, grid):
     describe = lambda g: "{}×{} cells, {:g}…{:g} N, {:g}…{:g} E".format(*g.shape, *g.box)
-    return (f"{model.name} was made for the grid {describe(model.grid)}, the data are on {describe(grid)}: "
-            "choose that region, or train a model for this one with run_train.")
+    return (
+        f"{model.name} was made for the grid {describe(model.grid)}, the data are on "
+        f"{describe(grid)}: "
+        "choose that region, or train a model for this one with run_train."
+    )
 
 # %% ../../nbs/models/01_registry.ipynb #7909746e
 def build_model(
     name: str,  # from `MODELS`
-    normalizer: Normalizer,
-    grid: Grid,
-    history: int = 1,
-    aux: tuple = (),
+    normalizer: Normalizer,  # of the model's variables, in its order
+    grid: Grid,  # the only one that it will take
+    history: int = 1,  # past states that it takes, the newest included
+    aux: tuple = (),  # auxiliary inputs, names from `batch.AUX`
     seed: int = 0,  # of the initial weights
     noise: int = 0,  # fields of random numbers after aux, see `Forecaster`
-    **overrides,  # of the preset's keywords
+    **overrides: object,  # of the preset's keywords
 ) -> Forecaster:
-    "An untrained model. Raises `WeatherError` for an unknown name or unknown keywords."
+    """Build an untrained model of the table `MODELS`.
+
+    The normalizer says which variables it forecasts, in which order, and over which step. `mc.fit` does
+    this and trains too.
+
+    Raises `WeatherError` for an unknown name, and for keywords that the network does not have.
+
+    >>> import microclimate as mc
+    >>> from microclimate.batch import Normalizer
+    >>> weather = mc.open_weather("nature", ["2t", "msl"], region=(62, 60, 4, 8))
+    >>> model = mc.build_model("edge-dw", Normalizer.fit(weather), mc.Grid.from_dataset(weather))
+    >>> model.channels, model.step_hours
+    (('2t', 'msl'), 1)
+    """
     make, preset = _recipe(name)
-    facts = dict(shape=grid.shape, channels=len(normalizer.channels), history=history, aux=aux_width(aux) + noise,
-                 residual=normalizer.residual, scale=normalizer.scale, seed=seed)
+    facts = dict(
+        shape=grid.shape,
+        channels=len(normalizer.channels),
+        history=history,
+        aux=aux_width(aux) + noise,
+        residual=normalizer.residual,
+        scale=normalizer.scale,
+        seed=seed,
+    )
     place = make.place(grid) if hasattr(make, "place") else {}
-    try: net = make(**(facts | place | preset | overrides))
-    except (TypeError, ValueError) as error: raise WeatherError(f"{name} cannot be built: {error}") from error
+    try:
+        net = make(**(facts | place | preset | overrides))
+    except (TypeError, ValueError) as error:
+        raise WeatherError(f"{name} cannot be built: {error}") from error
     return Forecaster(net, normalizer, grid, history, aux, name, noise)
 
 # %% ../../nbs/models/01_registry.ipynb #4a0874bf
 def _recipe(name):
     "Class and keywords of a model in the table."
-    if name not in MODELS: raise WeatherError(f"Unknown model '{name}': use one of {', '.join(MODELS)}, or a folder made by run_train.")
+    if name not in MODELS:
+        raise WeatherError(
+            f"Unknown model '{name}': use one of {', '.join(MODELS)}, or a folder made by "
+            f"run_train."
+        )
     return MODELS[name]
 
 # %% ../../nbs/models/01_registry.ipynb #3193d40a
@@ -121,14 +165,32 @@ def save_model(
     card: str = "",  # the model card, Markdown
     scores: pd.DataFrame | None = None,  # kept beside it as scores.csv
 ) -> Path:  # the folder
-    "Write a model folder; it appears complete or not at all. Raises `WeatherError` where it cannot be written."
+    """Write a model folder; it appears complete or not at all.
+
+    The folder holds `weights.safetensors` and `config.json`, and `README.md` and `scores.csv` where they
+    are given. `load_model` checks the weights against `config.json`.
+
+    Raises `WeatherError` where it cannot be written.
+
+    >>> import microclimate as mc
+    >>> folder = mc.save_model(mc.load_model("sfno-tiny"), "my-model", facts={"source": "nature"})
+    >>> mc.load_model(folder).name
+    'sfno-tiny'
+    """
     folder = Path(folder)
     check_folder(folder.parent)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         check_folder(part)
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}, part / "weights.safetensors")
-        write_json(_config(model) | dict(weights_sha256=sha256(part / "weights.safetensors"), provenance=facts), part / "config.json")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()},
+            part / "weights.safetensors",
+        )
+        write_json(
+            _config(model)
+            | dict(weights_sha256=sha256(part / "weights.safetensors"), provenance=facts),
+            part / "config.json",
+        )
         if card: (part / "README.md").write_text(card.rstrip() + "\n", encoding="utf-8")
         if scores is not None: scores.to_csv(part / "scores.csv", index=False)
         _replace_folder(part, folder)
@@ -139,14 +201,23 @@ def save_model(
 # %% ../../nbs/models/01_registry.ipynb #4c24d02a
 def _config(model):
     "All that rebuilds a model, JSON-able."
-    return dict(name=model.name, family=type(model.net).__name__, net=model.net.config, normalizer=asdict(model.normalizer),
-                grid=model.grid.to_dict(), history=model.history, aux=model.aux, noise=model.noise)
+    return dict(
+        name=model.name,
+        family=type(model.net).__name__,
+        net=model.net.config,
+        normalizer=asdict(model.normalizer),
+        grid=model.grid.to_dict(),
+        history=model.history,
+        aux=model.aux,
+        noise=model.noise,
+    )
 
 # %% ../../nbs/models/01_registry.ipynb #88b29815
 def _replace_folder(part, folder):
     "Swap a complete new folder in for the old one."
     old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists(): old.rename(folder)  # what a kill between the next two renames would leave
+    # what a kill between the next two renames would leave
+    if old.exists() and not folder.exists(): old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists(): folder.rename(old)
     try: part.rename(folder)
@@ -158,20 +229,30 @@ def _replace_folder(part, folder):
 # %% ../../nbs/models/01_registry.ipynb #eb104d44
 def weights_digest(net: nn.Module) -> str:
     "SHA-256 of the weights file that `save_model` would write."
-    return hashlib.sha256(save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()})).hexdigest()
+    return hashlib.sha256(
+        save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()})
+    ).hexdigest()
 
 # %% ../../nbs/models/01_registry.ipynb #4f3db917
 def shipped() -> dict:  # name: folder
     "Models that travel with the package."
-    return {path.parent.name: path.parent for path in sorted((assets() / "models").glob("*/config.json"))}
+    return {
+        path.parent.name: path.parent
+        for path in sorted((assets() / "models").glob("*/config.json"))
+    }
 
 # %% ../../nbs/models/01_registry.ipynb #5ca82573
 def model_folder(name: str | Path) -> Path:
-    "Where a model is, by the name of a shipped one or by its folder. Raises `WeatherError` where there is none."
+    """Where a model is, by the name of a shipped one or by its folder.
+
+    Raises `WeatherError` where there is none."""
     for folder in (shipped().get(str(name)), Path(name), project_path(name)):
         if folder and (folder / "config.json").is_file(): return folder
     known = ", ".join(shipped()) or "none"
-    raise WeatherError(f"Unknown model '{name}': neither a shipped model ({known}) nor a folder that run_train made.")
+    raise WeatherError(
+        f"Unknown model '{name}': neither a shipped model ({known}) nor a folder that run_train "
+        f"made."
+    )
 
 def is_model(name: str | Path) -> bool:
     "Is this the name of a shipped model, or the folder of one?"
@@ -181,33 +262,78 @@ def is_model(name: str | Path) -> bool:
 # %% ../../nbs/models/01_registry.ipynb #b3486897
 def read_config(folder: str | Path) -> dict:
     "A model folder's `config.json`. Raises `WeatherError` where it cannot be read."
-    try: config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeatherError(f"{folder}/config.json cannot be read ({error}): train the model again.") from error
-    missing = {"name", "family", "net", "normalizer", "grid", "history", "aux", "weights_sha256"} - set(config)
-    if missing: raise WeatherError(f"{folder}/config.json lacks {', '.join(sorted(missing))}: it is not a model of this package.")
+        raise WeatherError(
+            f"{folder}/config.json cannot be read ({error}): train the model again."
+        ) from error
+    missing = {
+        "name",
+        "family",
+        "net",
+        "normalizer",
+        "grid",
+        "history",
+        "aux",
+        "weights_sha256",
+    } - set(config)
+    if missing:
+        raise WeatherError(
+            f"{folder}/config.json lacks {', '.join(sorted(missing))}: it is not a model of this "
+            f"package."
+        )
     return config
 
 # %% ../../nbs/models/01_registry.ipynb #9a8e81ee
 def load_model(
     name: str | Path,  # of a shipped model, or a model folder
 ) -> Forecaster:  # in eval mode
-    "Load a shipped model or a folder. Raises `WeatherError` for a missing, truncated or changed weights file."
+    """Load a shipped model, or a folder of `save_model`.
+
+    It takes a `Batch` and gives the next state as a `Batch`; `mc.forecast` repeats it.
+
+    Raises `WeatherError` for an unknown name, and for weights that are missing, truncated or changed.
+
+    >>> import microclimate as mc
+    >>> model = mc.load_model("sfno-tiny")
+    >>> len(model.channels), model.step_hours, model.grid.shape
+    (13, 1, (64, 112))
+    """
     folder = model_folder(name)
     config, path = read_config(folder), folder / "weights.safetensors"
-    if not path.is_file(): raise WeatherError(f"{folder} has no weights.safetensors: copy the whole folder, or train again.")
+    if not path.is_file():
+        raise WeatherError(
+            f"{folder} has no weights.safetensors: copy the whole folder, or train again."
+        )
     if sha256(path) != config["weights_sha256"]:
-        raise WeatherError(f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it again, or train again.")
+        raise WeatherError(
+            f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it "
+            f"again, or train again."
+        )
     normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
     family = {make.__name__: make for make, _ in MODELS.values()} | {"AuroraNet": AuroraNet}
     if config["family"] not in family:
-        raise WeatherError(f"{folder} holds a network of the family {config['family']}, which MODELS does not have: add it there first.")
+        raise WeatherError(
+            f"{folder} holds a network of the family {config['family']}, which MODELS does not "
+            f"have: add it there first."
+        )
     try:
         net = family[config["family"]](**config["net"])
         net.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise WeatherError(f"The weights in {folder} do not fit its config.json ({error}): train the model again.") from error
-    return Forecaster(net, normalizer, grid, config["history"], config["aux"], config["name"], config.get("noise", 0)).eval()
+        raise WeatherError(
+            f"The weights in {folder} do not fit its config.json ({error}): train the model again."
+        ) from error
+    return Forecaster(
+        net,
+        normalizer,
+        grid,
+        config["history"],
+        config["aux"],
+        config["name"],
+        config.get("noise", 0),
+    ).eval()
 
 # %% ../../nbs/models/01_registry.ipynb #cf59c0e6
 def model_card(
@@ -219,15 +345,34 @@ def model_card(
 ) -> str:  # Markdown
     "The README of a model folder, with RMSE beside persistence and climatology."
     rmse = scores[(scores.metric == "rmse") & scores.lead_hours.isin(leads)]
-    table = rmse.pivot_table(index=["variable", "units", "lead_hours"], columns="model", values="value", sort=False).round(4).reset_index()
-    lines = [f"# {model.name}", text, f"{count_parameters(model.net):,} parameters, step {model.step_hours} h, "
-             f"{model.history} past state(s), {len(model.channels)} channels on {model.grid.shape[0]}×{model.grid.shape[1]} cells."]
-    made = "\n".join(f"- **{key.replace('_', ' ')}**: {_plain(value)}" for key, value in facts.items() if value is not None)
-    return "\n\n".join([*filter(None, lines), "## Made from", made, "## RMSE on held-out times", _markdown(table)])
+    table = (
+        rmse.pivot_table(
+            index=["variable", "units", "lead_hours"], columns="model", values="value", sort=False
+        )
+        .round(4)
+        .reset_index()
+    )
+    lines = [
+        f"# {model.name}",
+        text,
+        f"{count_parameters(model.net):,} parameters, step {model.step_hours} h, "
+        f"{model.history} past state(s), {len(model.channels)} channels on "
+        f"{model.grid.shape[0]}×{model.grid.shape[1]} cells.",
+    ]
+    made = "\n".join(
+        f"- **{key.replace('_', ' ')}**: {_plain(value)}"
+        for key, value in facts.items()
+        if value is not None
+    )
+    return "\n\n".join(
+        [*filter(None, lines), "## Made from", made, "## RMSE on held-out times", _markdown(table)]
+    )
 
 # %% ../../nbs/models/01_registry.ipynb #5a33e192
 def _plain(value):
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return (
+        ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    )
 
 # %% ../../nbs/models/01_registry.ipynb #7e7fb8c2
 def _markdown(table):
@@ -268,10 +413,16 @@ def model_facts(
 ) -> dict:  # parameters; gflop of a step from one state; megabytes of weights; peak_megabytes, with all else that a step holds
     "What a model costs, counted on the meta device. Raises `WeatherError` for an unknown name."
     make, preset = _recipe(name)
-    with torch.device("meta"): net, x = make(shape, channels=channels, **preset), torch.empty(1, channels, *shape)
+    with torch.device("meta"):
+        net, x = make(shape, channels=channels, **preset), torch.empty(1, channels, *shape)
     net.eval().requires_grad_(False)
     with FlopCounterMode(display=False) as flops, PeakMemory() as memory:
         for tensor in (*net.parameters(), *net.buffers(), x): memory.keep(tensor)
         net(x)
     count = count_parameters(net)
-    return dict(parameters=count, gflop=flops.get_total_flops() / 1e9, megabytes=4 * count / 1e6, peak_megabytes=memory.peak / 1e6)
+    return dict(
+        parameters=count,
+        gflop=flops.get_total_flops() / 1e9,
+        megabytes=4 * count / 1e6,
+        peak_megabytes=memory.peak / 1e6,
+    )

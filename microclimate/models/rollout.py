@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/models/02_rollout.ipynb #852546ac
 from ..batch import Batch, channels_of
 from ..errors import WeatherError
-from ..variables import variable
+from ..variables import disk_name, variable
 from ..files import atomic
-from ..provenance import content_sha256, provenance as _provenance, with_cf
+from ..provenance import content_sha256, open_saved, provenance as _provenance, to_cf, with_cf
 from ..grid import Grid, relaxation
+from ..sun import TimesLike, as_times
 
 # %% ../../nbs/models/02_rollout.ipynb #81a6ba35
 def crossing_hours(grid: Grid, speed: float = 10.0) -> float:  # speed in m/s
@@ -58,7 +59,19 @@ def rollout(
     boundary: Callable[[np.ndarray], Batch] | None = None,  # valid times (b,) to what is at the edge
     width: int = 10,  # cells of the relaxation zone
 ) -> Iterator[Batch]:  # states one step apart, the initial one not included
-    "Repeat a model's step, relaxing the edge towards the boundary. Warns where a free run outlasts the air's crossing of the grid."
+    """Repeat a model's step, relaxing the edge towards a boundary where there is one.
+
+    `mc.forecast` does this from a Dataset to a Dataset. Here the states come one by one, as batches
+    whose fields are (b, 1, h, w) in physical units.
+
+    Warns where a free run outlasts the time in which air crosses the grid.
+
+    >>> import microclimate as mc
+    >>> model, weather = mc.load_model("sfno-tiny"), mc.open_weather("nature")
+    >>> start = mc.Batch.from_dataset(weather, "2024-06-07", model.channels)
+    >>> [str(state.metadata.time[0])[:13] for state in mc.rollout(model, start, steps=2)]
+    ['2024-06-07T01', '2024-06-07T02']
+    """
     grid, hours = batch.metadata.grid, model.step_hours
     weight, crossed = torch.from_numpy(relaxation(grid, width)).float().to(batch.stack().device), crossing_hours(grid)
     for step in range(1, steps + 1):
@@ -78,56 +91,46 @@ def _frame(state, init_time):
     fields = fields.expand_dims(lead_time=[(state.metadata.time - init_time)[0]], axis=1)
     return fields.assign({name: ds[name] for name in ds.data_vars if name == "crs"})
 
-# %% ../../nbs/models/02_rollout.ipynb #2f2c3ae2
-_seconds = dict(init_time="seconds since 1970-01-01 00:00:00", lead_time="seconds")
-
-# %% ../../nbs/models/02_rollout.ipynb #ae55f185
-def _create(file, frame):
-    "Dimensions, coordinates and empty variables of a forecast file, `lead_time` unlimited."
-    for name, size in frame.sizes.items(): file.createDimension(name, None if name == "lead_time" else size)
-    for name, var in with_cf(frame).variables.items():
-        kind = "i8" if var.dtype.kind in "mM" else var.dtype.str[1:]
-        packed = dict(zlib=True, complevel=1, chunksizes=(1, *var.shape[1:])) if name in frame.data_vars and var.ndim > 2 else {}
-        made = file.createVariable(name, kind, var.dims, **packed)
-        made.setncatts(var.attrs | ({"units": _seconds[name]} if name in _seconds else {}))
-        if "y" in var.dims and name in frame.data_vars: made.setncatts(dict(coordinates="latitude longitude"))
-        if name == "init_time": made.setncatts(dict(calendar="proleptic_gregorian"))
-        if name != "lead_time" and name not in frame.data_vars or name == "crs":
-            made[...] = var.values.astype("M8[s]").astype("i8") if name == "init_time" else var.values
-
 # %% ../../nbs/models/02_rollout.ipynb #80a4981d
-def _append(file, frame):
-    "One more lead time."
-    row = file.dimensions["lead_time"].size
-    file["lead_time"][row] = int(frame["lead_time"].values[0] / np.timedelta64(1, "s"))
-    for name in frame.data_vars:
-        if name != "crs": file[name][:, row] = frame[name].values[:, 0]
+def _append(file: netCDF4.Dataset, frame: xr.Dataset):  # a file of `to_cf`; dims init_time, lead_time (one), …
+    "One more lead time in an open file: the fields, and every time moved on by as much as the lead."
+    one_start = "time" in file.dimensions
+    row = file.dimensions["time" if one_start else "forecast_period"].size
+    at = (row,) if one_start else (slice(None), row)
+    lead = frame["lead_time"].values[0] / np.timedelta64(1, "s")
+    later, file["forecast_period"][row] = lead - file["forecast_period"][0], lead
+    for name in {"time", "time_bnds", "valid_time"} & set(file.variables):
+        first = file[name][0] if one_start else file[name][:, 0]
+        file[name][at] = first + later
+    for name, da in frame.items():
+        if "lead_time" in da.dims: file[disk_name(name)][at] = da.values[0, 0] if one_start else da.values[:, 0]
 
 # %% ../../nbs/models/02_rollout.ipynb #841e2808
 def write_stream(
-    frames: Iterator[xr.Dataset],  # pieces of one lead time each
+    frames: Iterator[xr.Dataset],  # pieces of one lead time each, along init_time, lead_time, …
     path,  # the NetCDF file to make
     facts: dict,  # provenance
     attrs: dict | None = None,  # further global attributes
 ):
     "Append every piece to a NetCDF file as it comes; the file appears when the last one is in."
     with atomic(path) as part:
-        with netCDF4.Dataset(part, "w") as file:
-            for frame in frames:
-                if not file.dimensions: _create(file, frame)
-                _append(file, frame)
-            file.setncatts(dict(Conventions="CF-1.11") | (attrs or {}))
+        to_cf(next(frames)).assign_attrs(attrs or {}).to_netcdf(part, engine="netcdf4")
+        with netCDF4.Dataset(part, "a") as file:
+            for frame in frames: _append(file, frame)
         with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds: digest = content_sha256(ds)
         with netCDF4.Dataset(part, "a") as file:
             file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
 
 # %% ../../nbs/models/02_rollout.ipynb #783e237d
-def _frames(model, ds, init_times, steps, boundary, width, device, keep):
+def _frames(model, ds, init_times, steps, boundary, width, device, keep, initial):
+    "The states of a forecast one by one, as Datasets."
     channels = getattr(model, "channels", None)
     batch = Batch.from_dataset(ds, init_times, channels, model.history, model.step_hours).to(device)
     init_times = batch.metadata.time
+    ready = lambda state: _with_windows(_kept(_frame(state, init_times), keep), ds)
+    if initial: yield ready(batch)
     with torch.inference_mode():
-        for state in rollout(model, batch, steps, boundary, width): yield _with_windows(_kept(_frame(state, init_times), keep), ds)
+        for state in rollout(model, batch, steps, boundary, width): yield ready(state)
 
 def _kept(frame, keep): return frame if keep is None else frame.isel(_window(Grid.from_dataset(frame), keep))
 
@@ -143,27 +146,49 @@ def _with_windows(frame, ds):
 def forecast(
     model: Callable[[Batch], Batch],  # with `step_hours`, `history`, `name`, and perhaps `channels`
     ds: xr.Dataset,  # a standard Dataset along `time` that holds the initial states
-    init_times,  # () or (b,) datetime64
+    init_times: TimesLike,  # one start or several: text, `datetime` or `datetime64`, in UTC
     lead_hours: int,  # how far
     boundary: Callable[[np.ndarray], Batch] | None = None,  # valid times to what is at the edge
     width: int = 10,  # cells of the relaxation zone
     device: str = "cpu",
     batch_size: int = 64,  # initial times that are run together
     keep: Grid | None = None,  # a part of the data's grid, where not all of it is wanted
-) -> xr.Dataset:  # dims init_time, lead_time, and the grid's
-    "Run a model from every initial time. Raises `WeatherError` for a lead that is no positive multiple of the model's step."
+    initial: bool = False,  # the state it starts from too, as lead 0
+) -> xr.Dataset:  # dims init_time, lead_time, and the grid's; with CF names and units
+    """Forecast with a model, from one start or several.
+
+    The result lies along `init_time, lead_time` and the grid, in the units of the table of variables.
+    Without a boundary nothing flows in at the edge of the region, and the forecast loses its skill
+    inwards as time goes on.
+
+    Raises `WeatherError` for a start that the data do not hold, for another grid or missing variables,
+    and for a lead that is not a positive multiple of the model's step.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> ahead = mc.forecast(mc.load_model("sfno-tiny"), weather, "2024-06-07", lead_hours=24)
+    >>> ahead["2t"].dims, ahead["2t"].shape
+    (('init_time', 'lead_time', 'latitude', 'longitude'), (1, 24, 64, 112))
+    """
     steps = check_lead(model, lead_hours)
-    init_times = np.atleast_1d(np.asarray(init_times, "M8[ns]"))
+    init_times = as_times(init_times)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
-    run = lambda group: xr.concat(list(_frames(model, ds, group, steps, boundary, width, device, keep)), "lead_time", data_vars="minimal")
-    out = xr.concat([run(group) for group in groups], "init_time", data_vars="minimal")
-    return out.assign_attrs(_labels(model, ds, boundary))
+    states = lambda group: list(_frames(model, ds, group, steps, boundary, width, device, keep, initial))
+    runs = [xr.concat(states(group), "lead_time", data_vars="minimal") for group in groups]
+    return with_cf(xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary)))
 
 # %% ../../nbs/models/02_rollout.ipynb #f0544d45
-def check_lead(model, lead_hours: int) -> int:  # steps
-    "Steps of the model in a lead time. Raises `WeatherError` for a lead that is no positive multiple of the step."
-    if lead_hours <= 0 or lead_hours % model.step_hours:
-        raise WeatherError(f"lead_hours is {lead_hours}: it must be a positive multiple of the model's step of {model.step_hours} h.")
+def check_lead(
+    model,
+    lead_hours: int,
+    keep_hours: int | None = None,  # leads that are kept
+) -> int:  # steps
+    "Steps of the model in a lead time. Raises `WeatherError` for leads that are no positive multiples of the step."
+    for name, hours in dict(lead_hours=lead_hours, keep_hours=keep_hours or model.step_hours).items():
+        if hours <= 0 or hours % model.step_hours:
+            raise WeatherError(f"{name} is {hours}: it must be a positive multiple of the model's step of {model.step_hours} h.")
+    if keep_hours and lead_hours % keep_hours:
+        raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, which is {keep_hours}.")
     return int(lead_hours // model.step_hours)
 
 # %% ../../nbs/models/02_rollout.ipynb #78146067
@@ -177,14 +202,15 @@ def forecast_to_file(
     model, ds, init_times, lead_hours, path, boundary=None, width=10, device="cpu",  # as for `forecast`
     keep_hours: int | None = None,  # leads that are written; default: every step
     keep: Grid | None = None,  # as for `forecast`
+    initial: bool = False,  # as for `forecast`
     **facts,  # further provenance
 ) -> xr.Dataset:
-    "The same, written step by step to a NetCDF file with provenance; returns it opened, not loaded."
-    steps, labels = check_lead(model, lead_hours), _labels(model, ds, boundary)
+    "The same, written step by step to a NetCDF file with provenance; returns it opened, not loaded. Raises as `forecast` does."
+    steps, labels = check_lead(model, lead_hours, keep_hours), _labels(model, ds, boundary)
     kept = lambda frame: frame.lead_time.values[0] % np.timedelta64(keep_hours or model.step_hours, "h") == np.timedelta64(0)
-    frames = filter(kept, _frames(model, ds, init_times, steps, boundary, width, device, keep))
+    frames = filter(kept, _frames(model, ds, init_times, steps, boundary, width, device, keep, initial))
     write_stream(frames, path, _facts(model, ds, device, facts), labels)
-    return xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
+    return open_saved(path)
 
 def _facts(model, ds: xr.Dataset, device, facts: dict) -> dict:
     "Provenance of a forecast."
@@ -205,10 +231,7 @@ def forecast_archive(
     **facts,  # further provenance
 ) -> list:  # of paths
     "Forecasts in files of `batch_size` initial times each. Raises `WeatherError` for a lead that is no multiple of the model's step."
-    check_lead(model, lead_hours)
-    if keep_hours: check_lead(model, keep_hours)
-    if keep_hours and lead_hours % keep_hours:
-        raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, which is {keep_hours}.")
+    check_lead(model, lead_hours, keep_hours)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     paths = [Path(folder) / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc" for g in groups]
     carried = sorted(getattr(model, "channels", None) or channels_of(ds))
@@ -225,7 +248,7 @@ def forecast_archive(
 def _made_before(path: Path, init_times: np.ndarray, facts: dict) -> bool:
     "Does the file hold the same forecasts from the same model, data and settings?"
     try:
-        with xr.open_dataset(path, engine="netcdf4", decode_timedelta=True) as ds:
+        with open_saved(path) as ds:
             same = np.array_equal(ds.init_time.values, np.asarray(init_times, "M8[ns]"))
             return same and json.loads(ds.attrs.get("provenance", "{}")) == json.loads(json.dumps(facts, default=str))
-    except (OSError, ValueError, AttributeError): return False  # no such file, or a damaged one
+    except (ValueError, AttributeError): return False  # no such file, or a damaged one

@@ -25,7 +25,11 @@ def input_names(
 ) -> list:  # (n,) of tuples
     "What each input of a network is: (variable, steps before now), or (known field, its number)."
     past = [(name, -step) for step in reversed(range(history)) for name in channels]
-    return past + [(name, i) for name in aux for i in range(AUX[name])] + [("noise", i) for i in range(noise)]
+    return (
+        past
+        + [(name, i) for name in aux for i in range(AUX[name])]
+        + [("noise", i) for i in range(noise)]
+    )
 
 # %% ../../nbs/models/05_transfer.ipynb #b909ddd6
 def relabel(
@@ -35,7 +39,8 @@ def relabel(
     new: list,
 ) -> torch.Tensor:  # as many along the axis as `new`
     "Weights under other labels; zero where a label is new."
-    if weight.shape[axis] != len(old): raise ValueError(f"{len(old)} labels cannot stand along {weight.shape[axis]} weights.")
+    if weight.shape[axis] != len(old):
+        raise ValueError(f"{len(old)} labels cannot stand along {weight.shape[axis]} weights.")
     pairs = [(i, old.index(label)) for i, label in enumerate(new) if label in old]
     out = weight.new_zeros(*weight.shape[:axis], len(new), *weight.shape[axis + 1:])
     to, source = (torch.tensor([pair[k] for pair in pairs], dtype=torch.long) for k in (0, 1))
@@ -51,10 +56,16 @@ def grow_weights(
     net: torch.nn.Module,
     **larger,  # arguments of the network, each one more than it was
 ) -> dict:  # name of the weight: axis
-    "Which weights grow with an argument, and along which axis. Raises ValueError where there are others."
+    """Which weights grow with an argument, and along which axis.
+
+    Raises ValueError where there are others."""
     before, after = _shapes(net), _shapes(net, **larger)
-    if before.keys() != after.keys(): raise ValueError(f"a {type(net).__name__} has layers for each input.")
-    axes = {name: [i for i, (a, b) in enumerate(zip(before[name], after[name])) if a != b] for name in before}
+    if before.keys() != after.keys():
+        raise ValueError(f"a {type(net).__name__} has layers for each input.")
+    axes = {
+        name: [i for i, (a, b) in enumerate(zip(before[name], after[name])) if a != b]
+        for name in before
+    }
     return {name: found[0] for name, found in axes.items() if found}
 
 # %% ../../nbs/models/05_transfer.ipynb #47d0b26b
@@ -79,8 +90,11 @@ def move_waves(
     new: SpectralLayer,  # for another map
 ) -> torch.Tensor:  # weights for `new`
     "A spectral layer's weights on another map."
-    rows, columns = (match_weights(old.transform, new.transform, axis).to(old.weight) for axis in (0, 1))
-    weight = old.weight.detach().unflatten(0, (rows.shape[1], columns.shape[1], -1))  # (R, M, nb, C/nb, 2C/nb)
+    rows, columns = (
+        match_weights(old.transform, new.transform, axis).to(old.weight) for axis in (0, 1)
+    )
+    # (R, M, nb, C/nb, 2C/nb)
+    weight = old.weight.detach().unflatten(0, (rows.shape[1], columns.shape[1], -1))
     weight = torch.tensordot(rows, weight, 1)
     return torch.tensordot(columns, weight, ([1], [1])).transpose(0, 1).flatten(0, 2)
 
@@ -88,17 +102,29 @@ def move_waves(
 def _empty(model, normalizer, grid, history, aux):
     "The network for another place, untrained. Raises `WeatherError` where there can be none."
     net = model.net
-    facts = dict(shape=grid.shape, channels=len(normalizer.channels), history=history, aux=aux_width(aux) + model.noise,
-                 residual=normalizer.residual, scale=normalizer.scale)
+    facts = dict(
+        shape=grid.shape,
+        channels=len(normalizer.channels),
+        history=history,
+        aux=aux_width(aux) + model.noise,
+        residual=normalizer.residual,
+        scale=normalizer.scale,
+    )
     place = getattr(type(net), "place", lambda grid: {})
-    try: return type(net)(**(net.config | dict.fromkeys(place(model.grid)) | facts | place(grid)))
-    except (TypeError, ValueError) as error: raise WeatherError(f"{model.name} cannot be moved to {grid.shape}: {error}") from error
+    try:
+        return type(net)(**(net.config | dict.fromkeys(place(model.grid)) | facts | place(grid)))
+    except (TypeError, ValueError) as error:
+        raise WeatherError(f"{model.name} cannot be moved to {grid.shape}: {error}") from error
 
 # %% ../../nbs/models/05_transfer.ipynb #74738aea
 def _channel_axes(net):
     "First and last weights: name and axis."
-    try: first = grow_weights(net, aux=net.config["aux"] + 1)
-    except ValueError as error: raise WeatherError(f"The model cannot be moved: {error} Build one for the new data.") from error
+    try:
+        first = grow_weights(net, aux=net.config["aux"] + 1)
+    except ValueError as error:
+        raise WeatherError(
+            f"The model cannot be moved: {error} Build one for the new data."
+        ) from error
     every = grow_weights(net, channels=net.config["channels"] + 1, residual=None, scale=None)
     return first, {name: axis for name, axis in every.items() if name not in first}
 
@@ -107,9 +133,11 @@ def _weights(model, net, old, new):
     "What `net` starts from. `old` and `new`: labels of the inputs, and the channels."
     weights, first, last = dict(model.net.state_dict()), *_channel_axes(model.net)
     for axes, k in ((first, 0), (last, 1)):
-        for name, axis in axes.items(): weights[name] = relabel(weights[name], axis, list(old[k]), list(new[k]))
+        for name, axis in axes.items():
+            weights[name] = relabel(weights[name], axis, list(old[k]), list(new[k]))
     for name, part in net.named_modules():
-        if isinstance(part, SpectralLayer): weights[f"{name}.weight"] = move_waves(model.net.get_submodule(name), part)
+        if isinstance(part, SpectralLayer):
+            weights[f"{name}.weight"] = move_waves(model.net.get_submodule(name), part)
     return weights
 
 # %% ../../nbs/models/05_transfer.ipynb #f0c2ca19
@@ -120,17 +148,27 @@ def transfer(
     aux: tuple | None = None,  # what the model shall know besides; None: what it knows
     history: int | None = None,  # past states it shall take; None: as many as it takes
 ) -> Forecaster:
-    "The same network for other channels and another grid. Raises `WeatherError` where no channel is shared, or for a net that cannot move."
-    aux, history, noise = model.aux if aux is None else tuple(aux), history or model.history, model.noise
-    if hasattr(model, "lora"): raise WeatherError(f"{model.name} has an adapter: merge it first with merge_lora.")
+    """The same network for other channels and another grid.
+
+    Raises `WeatherError` where no channel is shared, or for a net that cannot move."""
+    aux = model.aux if aux is None else tuple(aux)
+    history = history or model.history
+    noise = model.noise
+    if hasattr(model, "lora"):
+        raise WeatherError(f"{model.name} has an adapter: merge it first with merge_lora.")
     if not set(model.channels) & set(normalizer.channels):
-        raise WeatherError(f"{model.name} forecasts {', '.join(model.channels)}, the data hold {', '.join(normalizer.channels)}: nothing "
-                           "that it has learnt can be kept. Train a model for these data with run_train.")
+        raise WeatherError(
+            f"{model.name} forecasts {', '.join(model.channels)}, the data hold "
+            f"{', '.join(normalizer.channels)}: nothing "
+            "that it has learnt can be kept. Train a model for these data with run_train."
+        )
     net = _empty(model, normalizer, grid, history, aux)
     old, new = ((input_names(n.channels, h, a, noise), n.channels) for n, h, a in
                 ((model.normalizer, model.history, model.aux), (normalizer, history, aux)))
-    try: net.load_state_dict(_weights(model, net, old, new))
-    except RuntimeError as error: raise WeatherError(f"{model.name} cannot be moved to {grid.shape}: {error}") from error
+    try:
+        net.load_state_dict(_weights(model, net, old, new))
+    except RuntimeError as error:
+        raise WeatherError(f"{model.name} cannot be moved to {grid.shape}: {error}") from error
     return Forecaster(net.train(model.training), normalizer, grid, history, aux, model.name, noise)
 
 # %% ../../nbs/models/05_transfer.ipynb #a5d8a668
@@ -140,4 +178,12 @@ def reinitialise(
 ) -> Forecaster:
     "An equal model that has learnt nothing."
     net = type(model.net)(**(model.net.config | dict(seed=seed)))
-    return Forecaster(net.train(model.training), model.normalizer, model.grid, model.history, model.aux, model.name, model.noise)
+    return Forecaster(
+        net.train(model.training),
+        model.normalizer,
+        model.grid,
+        model.history,
+        model.aux,
+        model.name,
+        model.noise,
+    )

@@ -34,11 +34,17 @@ from ..grid import Grid
 # %% ../../nbs/networks/07_aurora.ipynb #39ed73d2
 @cache
 def _package():
-    "`import aurora`, which takes three seconds, and happens when it is needed. Raises `WeatherError` where it is not installed."
-    try: import aurora
+    """`import aurora`, which takes three seconds, and happens when it is needed.
+
+    Raises `WeatherError` where it is not installed."""
+    try:
+        import aurora
     except ImportError as error:
-        raise WeatherError(f"Aurora needs its package ({error}): pip install torch=={torch.__version__.partition('+')[0]} "
-                           "'microclimate[aurora]', both in one command, or pip brings another torch.") from error
+        raise WeatherError(
+            f"Aurora needs its package ({error}): pip install "
+            f"torch=={torch.__version__.partition('+')[0]} "
+            "'microclimate[aurora]', both in one command, or pip brings another torch."
+        ) from error
     return aurora
 
 # %% ../../nbs/networks/07_aurora.ipynb #fd7afbc0
@@ -53,12 +59,19 @@ def check_grid(grid: Grid) -> Grid:
     "Raises `WeatherError` for a grid that Aurora cannot take, with one that it can."
     (h, w), lon = grid.shape, grid.lon2d % 360
     if min(h, w) < 16 or w % PATCH or h % PATCH:
-        raise WeatherError(f"Aurora takes {PATCH}·n rows and columns, at least 16 of each, not {h}×{w}: choose a region of "
-                           f"{max(16, h - h % PATCH)}×{max(16, w - w % PATCH)} cells.")
-    if (np.diff(grid.lat2d, axis=0) >= 0).any(): raise WeatherError("Aurora's rows run from north to south: turn the latitudes round.")
+        raise WeatherError(
+            f"Aurora takes {PATCH}·n rows and columns, at least 16 of each, not {h}×{w}: choose a "
+            f"region of "
+            f"{max(16, h - h % PATCH)}×{max(16, w - w % PATCH)} cells."
+        )
+    if (np.diff(grid.lat2d, axis=0) >= 0).any():
+        raise WeatherError("Aurora's rows run from north to south: turn the latitudes round.")
     if (np.diff(lon, axis=1) <= 0).any():
-        raise WeatherError("The region crosses the meridian of Greenwich (or its columns do not run east), where Aurora's longitudes start "
-                           "anew: choose one on one side of it, or forecast the whole globe and cut.")
+        raise WeatherError(
+            "The region crosses the meridian of Greenwich (or its columns do not run east), where "
+            "Aurora's longitudes start "
+            "anew: choose one on one side of it, or forecast the whole globe and cut."
+        )
     return grid
 
 # %% ../../nbs/networks/07_aurora.ipynb #1d45c881
@@ -76,7 +89,9 @@ def split_channels(x: torch.Tensor) -> tuple:  # (…, 69, h, w) to (…, 4, h, 
 def to_aurora(
     batch: Batch,  # two states of the 69 channels six hours apart, physical units
 ):  # aurora.Batch
-    "Our Batch as Aurora's. Raises `WeatherError` for missing channels or static fields, and for a grid it cannot take."
+    """Our Batch as Aurora's.
+
+    Raises `WeatherError` for missing channels or static fields, and for a grid it cannot take."""
     grid = check_grid(batch.metadata.grid)
     check_statics(batch.static_vars)
     x, columns = split_channels(batch.stack(AURORA_CHANNELS))
@@ -103,7 +118,11 @@ def from_aurora(
 ) -> Batch:  # the newest state, (b, 1, h, w)
     "Aurora's Batch as ours."
     fields = {n: prediction.surf_vars[n][:, -1:] for n in SURFACE_VARS}
-    fields |= {f"{n}{p}": prediction.atmos_vars[n][:, -1:, k] for n in COLUMN_VARS for k, p in enumerate(LEVELS)}
+    fields |= {
+        f"{n}{p}": prediction.atmos_vars[n][:, -1:, k]
+        for n in COLUMN_VARS
+        for k, p in enumerate(LEVELS)
+    }
     static = {ours: prediction.static_vars[theirs] for theirs, ours in AURORA_STATICS.items()}
     return Batch(fields, static, {}, Metadata(grid, np.array(prediction.metadata.time, "M8[ns]")))
 
@@ -115,8 +134,12 @@ def aurora_normalizer(
     "Aurora's own means and standard deviations."
     from aurora.normalisation import locations, scales
     key = lambda name: name if name in SURFACE_VARS else f"{name[0]}_{name[1:]}"
-    mean, std = ([float(table[key(name)]) for name in AURORA_CHANNELS] for table in (locations, scales))
-    delta = [change[name] / s for name, s in zip(AURORA_CHANNELS, std)] if change else [1.0] * len(std)
+    mean, std = (
+        [float(table[key(name)]) for name in AURORA_CHANNELS] for table in (locations, scales)
+    )
+    delta = (
+        [change[name] / s for name, s in zip(AURORA_CHANNELS, std)] if change else [1.0] * len(std)
+    )
     return Normalizer(AURORA_CHANNELS, mean, std, delta, step_hours)
 
 # %% ../../nbs/networks/07_aurora.ipynb #b291b4bf
@@ -129,21 +152,31 @@ class AuroraVariant:
 
 HUB = "microsoft/aurora"  # at huggingface.co
 VARIANTS = {
-    "aurora-0.25-small-pretrained": AuroraVariant("AuroraSmallPretrained", "aurora-0.25-small-pretrained.ckpt"),
+    "aurora-0.25-small-pretrained": AuroraVariant(
+        "AuroraSmallPretrained", "aurora-0.25-small-pretrained.ckpt"
+    ),
     "aurora-0.25-pretrained": AuroraVariant("AuroraPretrained", "aurora-0.25-pretrained.ckpt"),
     "aurora-0.25-finetuned": AuroraVariant("Aurora", "aurora-0.25-finetuned.ckpt"),
-    "aurora-0.25-12h-pretrained": AuroraVariant("Aurora12hPretrained", "aurora-0.25-12h-pretrained.ckpt", 12),
+    "aurora-0.25-12h-pretrained": AuroraVariant(
+        "Aurora12hPretrained", "aurora-0.25-12h-pretrained.ckpt", 12
+    ),
 }
 UNSUPPORTED_VARIANTS = ("aurora-0.1-finetuned", "aurora-0.4-air-pollution", "aurora-0.25-wave",
                         "aurora-0.25-v1.5", "aurora-0.25-v1.5-ensemble")
 
 # %% ../../nbs/networks/07_aurora.ipynb #f21f31aa
 def variant_name(name: str) -> str:
-    "The full name of a variant; `aurora` is the small one. Raises `WeatherError` for a name that is none."
+    """The full name of a variant; `aurora` is the small one.
+
+    Raises `WeatherError` for a name that is none."""
     if name == "aurora": return "aurora-0.25-small-pretrained"
     if name in UNSUPPORTED_VARIANTS:
-        raise WeatherError(f"{name} takes or forecasts fields, or a grid, that this package has not: use one of {', '.join(VARIANTS)}.")
-    if name not in VARIANTS: raise WeatherError(f"Unknown Aurora '{name}': use aurora, or one of {', '.join(VARIANTS)}.")
+        raise WeatherError(
+            f"{name} takes or forecasts fields, or a grid, that this package has not: use one of "
+            f"{', '.join(VARIANTS)}."
+        )
+    if name not in VARIANTS:
+        raise WeatherError(f"Unknown Aurora '{name}': use aurora, or one of {', '.join(VARIANTS)}.")
     return name
 
 def variant_step(name: str) -> int:  # hours
@@ -171,7 +204,14 @@ class AuroraNet(nn.Module):
         **sizes,  # of the package's class, for tests
     ):
         super().__init__()
-        self.config = dict(variant=variant, latitude=list(latitude), longitude=list(longitude), wrap=wrap, random=random, **sizes)
+        self.config = dict(
+            variant=variant,
+            latitude=list(latitude),
+            longitude=list(longitude),
+            wrap=wrap,
+            random=random,
+            **sizes,
+        )
         self.random, self.step_hours = random, VARIANTS[variant].step_hours
         self.core = getattr(_package(), VARIANTS[variant].network)(**sizes)
         if not wrap:
@@ -188,13 +228,18 @@ def _aurora_batch(net, x, hours, ground):  # (b, 2, 69, h, w) normalised, (b,) h
     "What the encoder takes."
     from aurora.normalisation import normalise_surf_var
     surface, columns = split_channels(x)
-    still = lambda i, name: normalise_surf_var(ground[:, i, None], name).expand(-1, x.shape[1], -1, -1)
+    still = lambda i, name: normalise_surf_var(ground[:, i, None], name).expand(
+        -1, x.shape[1], -1, -1
+    )
     axis = lambda name: torch.tensor(net.config[name], dtype=torch.float32, device=x.device)
     times = tuple(datetime.fromtimestamp(3600 * float(hour), timezone.utc) for hour in hours)
     package = _package()
-    return package.Batch({n: surface[:, :, i] for i, n in enumerate(SURFACE_VARS)}, {n: still(i, n) for i, n in enumerate(AURORA_STATICS)},
-                         {n: columns[:, :, i] for i, n in enumerate(COLUMN_VARS)},
-                         package.Metadata(axis("latitude"), axis("longitude") % 360, times, LEVELS))
+    return package.Batch(
+        {n: surface[:, :, i] for i, n in enumerate(SURFACE_VARS)},
+        {n: still(i, n) for i, n in enumerate(AURORA_STATICS)},
+        {n: columns[:, :, i] for i, n in enumerate(COLUMN_VARS)},
+        package.Metadata(axis("latitude"), axis("longitude") % 360, times, LEVELS),
+    )
 
 def _forward(
     net,
@@ -209,7 +254,9 @@ def _forward(
     tokens = core.backbone(core.encoder(batch, **about), rollout_step=0, **about, **shape)
     ahead = core.decoder(tokens, batch, **about, **shape)
     columns = torch.stack([ahead.atmos_vars[n] for n in COLUMN_VARS], 1)
-    return torch.cat([torch.stack([ahead.surf_vars[n] for n in SURFACE_VARS], 1), columns.flatten(1, 2)], 1)
+    return torch.cat(
+        [torch.stack([ahead.surf_vars[n] for n in SURFACE_VARS], 1), columns.flatten(1, 2)], 1
+    )
 
 AuroraNet.forward = _forward
 
@@ -217,7 +264,9 @@ AuroraNet.forward = _forward
 AURORA_AUX = "hours", "lsm", "height", "soil"  # what it knows besides, see `batch.AUX`
 
 def _hand_on(net, static: dict) -> dict:  # our name: (h, w)
-    "The ground after a step. The package normalises it and back at every step, which changes its last bits, and so do we."
+    """The ground after a step.
+
+    The package normalises it and back at every step, which changes its last bits, and so do we."""
     from aurora.normalisation import normalise_surf_var, unnormalise_surf_var
     turned = lambda x, name: unnormalise_surf_var(normalise_surf_var(x, name), name)
     return static | {ours: turned(static[ours], theirs) for theirs, ours in AURORA_STATICS.items()}
@@ -238,36 +287,58 @@ def find_checkpoint(
     name: str,  # of a variant
     checkpoint: str | Path | None,  # a file, or "hub"
 ) -> Path:
-    "Where the weights are, fetched once from the hub if need be. Raises `WeatherError` where there are none."
+    """Where the weights are, fetched once from the hub if need be.
+
+    Raises `WeatherError` where there are none."""
     variant = VARIANTS[variant_name(name)]
     if checkpoint == "hub": return _from_hub(variant)
     if checkpoint is None:
-        raise WeatherError(f"Aurora's weights are not part of this package, and are for non-commercial use: get {variant.file} from "
-                           f"huggingface.co/{HUB} and give checkpoint=FILE, or checkpoint=\"hub\" to have it fetched.")
+        raise WeatherError(
+            f"Aurora's weights are not part of this package, and are for non-commercial use: get "
+            f"{variant.file} from "
+            f'huggingface.co/{HUB} and give checkpoint=FILE, or checkpoint="hub" to have it '
+            f'fetched.'
+        )
     for path in (Path(checkpoint).expanduser(), project_path(checkpoint)):
         if path.is_file(): return path
     raise WeatherError(f"There is no checkpoint {checkpoint}: check the path.")
 
 # %% ../../nbs/networks/07_aurora.ipynb #35d3a06f
 def _from_hub(variant: AuroraVariant) -> Path:
-    "The hub's file, from its cache or over the network; its name there is its SHA-256, which is checked."
+    """The hub's file, from its cache or over the network; its name there is its SHA-256, which is
+    checked."""
     from huggingface_hub import hf_hub_download
     revision = getattr(_package(), variant.network).default_checkpoint_revision
-    try: path = Path(hf_hub_download(HUB, variant.file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")))
-    except (OSError, ValueError, RuntimeError) as error:  # what the hub's client and the network below it raise
-        raise WeatherError(f"{variant.file} cannot be fetched from the hub ({str(error).splitlines()[0]}): download it where there is a "
-                           "network, and give checkpoint=FILE.") from error
+    try:
+        path = Path(
+            hf_hub_download(
+                HUB, variant.file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")
+            )
+        )
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # what the hub's client and the network below it raise
+        raise WeatherError(
+            f"{variant.file} cannot be fetched from the hub ({str(error).splitlines()[0]}): "
+            f"download it where there is a "
+            "network, and give checkpoint=FILE."
+        ) from error
     expected = path.resolve().name
     if len(expected) == 64 and sha256(path) != expected:
         path.resolve().unlink()
-        raise WeatherError(f"{variant.file} came damaged from the hub and has been removed: try again.")
+        raise WeatherError(
+            f"{variant.file} came damaged from the hub and has been removed: try again."
+        )
     return path
 
 # %% ../../nbs/networks/07_aurora.ipynb #4324def6
 def read_weights(path: Path) -> tuple:  # tensors by name, and what the file says of itself
     "Raises `WeatherError` for a file that is truncated, or holds other things than tensors."
     try:
-        if path.suffix != ".safetensors": return torch.load(path, map_location="cpu", weights_only=True, mmap=True), {}
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), {}
         with safe_open(path, "pt") as file: about = file.metadata() or {}
         return load_file(path), about
     except Exception as error:  # torch raises many kinds here, none of which a user can act on
@@ -277,7 +348,9 @@ def read_weights(path: Path) -> tuple:  # tensors by name, and what the file say
 class _Bare(TorchFunctionMode):
     "Inside `torch.device('meta')`: all but the numbers that the package reads while it builds."
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(*args, **((kwargs or {}) | (dict(device="cpu") if function is torch.linspace else {})))
+        return function(
+            *args, **((kwargs or {}) | (dict(device="cpu") if function is torch.linspace else {}))
+        )
 
 def _bare(make, *args, **kwargs):
     "A network without memory for its weights."
@@ -294,16 +367,28 @@ def load_net(
     "Raises `WeatherError` for weights of another variant, and for a grid that Aurora cannot take."
     check_grid(grid)
     weights, about = read_weights(Path(path))
-    if not grid.regular: raise WeatherError("Aurora is run on a latitude-longitude grid here: put the data on one with `regrid`.")
-    place = dict(latitude=grid.latitude.tolist(), longitude=grid.longitude.tolist(), wrap=wraps_around(grid) if wrap is None else wrap)
+    if not grid.regular:
+        raise WeatherError(
+            "Aurora is run on a latitude-longitude grid here: put the data on one with `regrid`."
+        )
+    place = dict(
+        latitude=grid.latitude.tolist(),
+        longitude=grid.longitude.tolist(),
+        wrap=wraps_around(grid) if wrap is None else wrap,
+    )
     net = _bare(AuroraNet, variant_name(name), **place, random="random" in about, **_sizes(about))
-    try: net.core.load_state_dict(net.core._adapt_checkpoint(dict(weights)), assign=True)
-    except (RuntimeError, KeyError, AttributeError) as error: raise WeatherError(_other_variant(name, path, weights)) from error
+    try:
+        net.core.load_state_dict(net.core._adapt_checkpoint(dict(weights)), assign=True)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise WeatherError(_other_variant(name, path, weights)) from error
     return net.eval()
 
 def _sizes(about):
     "Sizes of a network that a checkpoint of `random_checkpoint` was made with."
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(about.get("sizes", "{}")).items()}
+    return {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in json.loads(about.get("sizes", "{}")).items()
+    }
 
 # %% ../../nbs/networks/07_aurora.ipynb #68b2e4f2
 def _other_variant(name, path, weights):
@@ -314,7 +399,11 @@ def _other_variant(name, path, weights):
         try: theirs = {k: v.shape for k, v in core._adapt_checkpoint(dict(weights)).items()}
         except (KeyError, AttributeError): continue
         if theirs == {k: v.shape for k, v in core.state_dict().items()}: fits.append(other)
-    told = f"they are those of {' or '.join(fits)}" if fits else "they fit none of Aurora's variants here"
+    told = (
+        f"they are those of {' or '.join(fits)}"
+        if fits
+        else "they fit none of Aurora's variants here"
+    )
     return f"The weights in {path} are not those of {variant_name(name)}; {told}: name the right model, or the right file."
 
 # %% ../../nbs/networks/07_aurora.ipynb #77a856ff
@@ -327,7 +416,10 @@ def random_checkpoint(
     "Weights that have learnt nothing, drawn so that every part of the network acts."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        core = randomise_adaptive_norms(getattr(_package(), VARIANTS[variant_name(name)].network)(**sizes), seed)
+        core = randomise_adaptive_norms(
+            getattr(_package(), VARIANTS[variant_name(name)].network)(**sizes), seed
+        )
     about = dict(random=str(seed), sizes=json.dumps(sizes))
-    with atomic(path) as part: save_file({k: v.contiguous() for k, v in core.state_dict().items()}, part, about)
+    with atomic(path) as part:
+        save_file({k: v.contiguous() for k, v in core.state_dict().items()}, part, about)
     return Path(path)

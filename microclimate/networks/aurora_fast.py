@@ -26,7 +26,8 @@ def _along(
     window: int, shift: int,
     joined: bool,  # may the two ends see each other?
 ) -> np.ndarray:  # (n,) labels from 0
-    "Which positions of an axis see each other, as in `compute_3d_shifted_window_mask` of the package."
+    """Which positions of an axis see each other, as in `compute_3d_shifted_window_mask` of the
+    package."""
     place = (np.arange(n) - shift) % n
     seam = (place >= n - window).astype(int) + ((place >= n - shift) & (not joined)) if shift else 0
     return np.unique((place + -n % window // 2) // window * 3 + seam, return_inverse=True)[1]
@@ -39,11 +40,19 @@ def token_sets(
 ) -> list:  # of pairs: numbers of tokens (sets, size), and how many zeros each of these sets sees besides
     "Tokens that see each other, sets of equal size together."
     window, shift = zip(*((w, s) if n > w else (n, 0) for n, w, s in zip(shape, window, shift)))
-    axes = [_along(n, w, s, wrap and axis == 2) for axis, (n, w, s) in enumerate(zip(shape, window, shift))]
-    label = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), [a.max() + 1 for a in axes]).ravel()
+    axes = [
+        _along(n, w, s, wrap and axis == 2)
+        for axis, (n, w, s) in enumerate(zip(shape, window, shift))
+    ]
+    label = np.ravel_multi_index(
+        np.meshgrid(*axes, indexing="ij"), [a.max() + 1 for a in axes]
+    ).ravel()
     token = np.argsort(label, kind="stable")
     size = np.bincount(label)[label[token]]
-    return [(token[size == n].reshape(-1, n), 0 if any(shift) else math.prod(window) - int(n)) for n in np.unique(size)]
+    return [
+        (token[size == n].reshape(-1, n), 0 if any(shift) else math.prod(window) - int(n))
+        for n in np.unique(size)
+    ]
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #f73e5c53
 @lru_cache(64)
@@ -56,17 +65,29 @@ def _route(
     order, pieces, start = [], [], 0
     for index, hidden in token_sets(shape, window, shift, wrap):
         order.append((index + np.arange(b)[:, None, None] * math.prod(shape)).ravel())
-        add = torch.tensor([0.0] * index.shape[1] + [math.log(hidden)], device=device) if hidden else None
+        add = (
+            torch.tensor([0.0] * index.shape[1] + [math.log(hidden)], device=device)
+            if hidden
+            else None
+        )
         pieces.append((start, start + order[-1].size, index.shape[1], add))
         start += order[-1].size
     order = np.concatenate(order)
-    return torch.from_numpy(order).to(device), torch.from_numpy(np.argsort(order)).to(device), pieces
+    return (
+        torch.from_numpy(order).to(device),
+        torch.from_numpy(np.argsort(order)).to(device),
+        pieces,
+    )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #7a242bee
 def _packs(weight: torch.Tensor) -> bool:
     "Can these weights be laid out for oneDNN beforehand?"
     ops = torch.ops.mkldnn
-    here = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(ops, "_linear_pointwise")
+    here = (
+        weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(ops, "_linear_pointwise")
+    )
     return here and (weight.dtype == torch.float32 or ops._is_mkldnn_bf16_supported())
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #9e64b3ea
@@ -81,7 +102,10 @@ class Dense:
 
     def __call__(self, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
         x = x.to(self.dtype)
-        if self.packed: return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu" if gelu else "none", [], "none")
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, "gelu" if gelu else "none", [], "none"
+            )
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x) if gelu else x
 
@@ -90,7 +114,9 @@ class Norm:
     "A layer norm in float32."
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5):
-        self.weight, self.bias, self.eps = weight.detach().float().contiguous(), bias.detach().float().contiguous(), eps
+        self.weight = weight.detach().float().contiguous()
+        self.bias = bias.detach().float().contiguous()
+        self.eps = eps
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
@@ -126,7 +152,8 @@ class FastBlock:
         wrap: bool,
         dtype: torch.dtype,
     ):
-        self.heads, self.cut = block.attn.num_heads, (tuple(shape), block.window_size, block.shift_size, wrap)
+        self.heads = block.attn.num_heads
+        self.cut = (tuple(shape), block.window_size, block.shift_size, wrap)
         weight, bias = _folded(block.attn, "qkv")
         self.qkv, self.proj = Dense(weight, bias, dtype), Dense(*_folded(block.attn, "proj"), dtype)
         self.of_zero = bias.detach().to(dtype).view(3, 1, self.heads, 1, -1)
@@ -136,28 +163,46 @@ class FastBlock:
     def __call__(self, x: torch.Tensor, b: int) -> torch.Tensor:
         order, back, pieces = _route(*self.cut, b, x.device)
         qkv = self.qkv(x.to(self.qkv.dtype).index_select(0, order))
-        seen = torch.cat([self.attend(qkv[start:stop], size, add) for start, stop, size, add in pieces])
+        seen = torch.cat(
+            [self.attend(qkv[start:stop], size, add) for start, stop, size, add in pieces]
+        )
         x = x + self.norm1(self.proj(seen).index_select(0, back))
         return x.add_(self.norm2(self.mlp(x)))
 
     def attend(self, qkv, size, add):
         "Attention within sets of one size: (sets·size, 3·D) to (sets·size, D)."
-        q, k, v = qkv.view(-1, size, 3, self.heads, qkv.shape[1] // 3 // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(-1, size, 3, self.heads, qkv.shape[1] // 3 // self.heads).permute(
+            2, 0, 3, 1, 4
+        )
         if add is not None:
-            k, v = (torch.cat([a, zero.expand(len(a), -1, -1, -1)], 2) for a, zero in zip((k, v), self.of_zero[1:]))
+            k, v = (
+                torch.cat([a, zero.expand(len(a), -1, -1, -1)], 2)
+                for a, zero in zip((k, v), self.of_zero[1:])
+            )
             add = add.to(q.dtype).view(1, 1, 1, -1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=add).transpose(1, 2).flatten(2).flatten(0, 1)
+        return (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=add)
+            .transpose(1, 2)
+            .flatten(2)
+            .flatten(0, 1)
+        )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #f59064c2
 class PatchMerging:
     "Half the resolution, twice the width."
 
     def __init__(self, layer, shape, dtype):
-        self.norm, self.reduction, self.shape = Norm(layer.norm.weight, layer.norm.bias), Dense(layer.reduction.weight, None, dtype), shape
+        self.norm = Norm(layer.norm.weight, layer.norm.bias)
+        self.reduction = Dense(layer.reduction.weight, None, dtype)
+        self.shape = shape
 
     def __call__(self, x, b):
         levels, h, w = self.shape
-        x = F.pad(x.view(b * levels, h, w, -1), (0, 0, 0, w % 2, 0, h % 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        x = (
+            F.pad(x.view(b * levels, h, w, -1), (0, 0, 0, w % 2, 0, h % 2))
+            .unflatten(2, (-1, 2))
+            .unflatten(1, (-1, 2))
+        )
         return self.reduction(self.norm(x.transpose(2, 3).flatten(3).flatten(0, 2))).float()
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #e271c501
@@ -170,7 +215,12 @@ class PatchSplitting:
 
     def __call__(self, x, b):
         levels, h, w = self.shape
-        x = self.lin1(x).view(b * levels, h, w, 2, 2, -1).transpose(2, 3).reshape(b * levels, 2 * h, 2 * w, -1)
+        x = (
+            self.lin1(x)
+            .view(b * levels, h, w, 2, 2, -1)
+            .transpose(2, 3)
+            .reshape(b * levels, 2 * h, 2 * w, -1)
+        )
         return self.lin2(self.norm(x[:, :self.finer[1], :self.finer[2]].flatten(0, 2))).float()
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #aa7bb9c3
@@ -178,14 +228,27 @@ class Backbone:
     "Tokens (b·n, D), level by level, to tokens (b·n, 2·D)."
 
     def __init__(self, backbone, lead: torch.Tensor, shape: tuple, wrap: bool, dtype: torch.dtype):  # lead: (D,) expanded lead time
-        c, shapes = backbone.time_mlp(lead), [tuple(s) for s in backbone.get_encoder_specs(shape)[0]]
-        blocks = lambda layer, shape, dtype: [FastBlock(block, c, shape, wrap, dtype) for block in layer.blocks]
+        c = backbone.time_mlp(lead)
+        shapes = [tuple(s) for s in backbone.get_encoder_specs(shape)[0]]
+        blocks = lambda layer, shape, dtype: [
+            FastBlock(block, c, shape, wrap, dtype) for block in layer.blocks
+        ]
         self.down, self.up = [], []
         fine, kinds = torch.float32, [torch.float32] + [dtype] * (len(shapes) - 1)
         for layer, here, kind in zip(backbone.encoder_layers, shapes, kinds):
-            self.down.append((blocks(layer, here, kind), layer.downsample and PatchMerging(layer.downsample, here, fine)))
+            self.down.append(
+                (
+                    blocks(layer, here, kind),
+                    layer.downsample and PatchMerging(layer.downsample, here, fine),
+                )
+            )
         for layer, here, finer, kind in zip(backbone.decoder_layers, shapes[::-1], [*shapes[-2::-1], None], kinds[::-1]):
-            self.up.append((blocks(layer, here, kind), layer.upsample and PatchSplitting(layer.upsample, here, finer, fine)))
+            self.up.append(
+                (
+                    blocks(layer, here, kind),
+                    layer.upsample and PatchSplitting(layer.upsample, here, finer, fine),
+                )
+            )
 
     def __call__(self, x: torch.Tensor, b: int) -> torch.Tensor:
         skips = []
@@ -214,7 +277,9 @@ class CrossAttention:
         heads, width = attn.num_heads, attn.head_dim
         key, value = attn.to_kv.weight.detach().chunk(2)
         query = attn.to_q(asked).detach().view(-1, heads, width) / math.sqrt(width)
-        weight = torch.cat([torch.einsum("qhd,hdc->qhc", query, key.view(heads, width, -1)).flatten(0, 1), value])
+        weight = torch.cat(
+            [torch.einsum("qhd,hdc->qhc", query, key.view(heads, width, -1)).flatten(0, 1), value]
+        )
         self.bias = None if bias is None else (bias @ weight.T).detach()
         self.weight = Dense(weight if embed is None else weight @ embed, None, dtype)
         self.out = attn.to_out.weight.detach().T.reshape(heads, width, -1).to(dtype)
@@ -223,10 +288,19 @@ class CrossAttention:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         keys = self.weight(x.flatten(0, 1)).view(*x.shape[:2], -1)
         if self.bias is not None: keys = keys + self.bias
-        share, value = keys.split([self.queries * self.heads, keys.shape[2] - self.queries * self.heads], 2)
-        share, value = share.softmax(1).unflatten(2, (self.queries, -1)), value.unflatten(2, (self.heads, -1))
-        if x.shape[1] < self.queries: found = torch.einsum("pkqh,pkho->pqo", share, torch.einsum("pkhd,hdo->pkho", value, self.out))
-        else: found = torch.einsum("pqhd,hdo->pqo", torch.einsum("pkqh,pkhd->pqhd", share, value), self.out)
+        share, value = keys.split(
+            [self.queries * self.heads, keys.shape[2] - self.queries * self.heads], 2
+        )
+        share = share.softmax(1).unflatten(2, (self.queries, -1))
+        value = value.unflatten(2, (self.heads, -1))
+        if x.shape[1] < self.queries:
+            found = torch.einsum(
+                "pkqh,pkho->pqo", share, torch.einsum("pkhd,hdo->pkho", value, self.out)
+            )
+        else:
+            found = torch.einsum(
+                "pqhd,hdo->pqo", torch.einsum("pkqh,pkhd->pqhd", share, value), self.out
+            )
         return found.flatten(0, 1)
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #a6ec5bad
@@ -247,7 +321,11 @@ class Perceiver:
 def to_patches(x: torch.Tensor, side: int) -> torch.Tensor:  # (b, t, v, c, h, w) to (b·p, c, t·v·side·side), p patches
     "Rows for a product with the weights of the patch embedding."
     b, t, v, c, h, w = x.shape
-    return x.reshape(b, t, v, c, h // side, side, w // side, side).permute(0, 4, 6, 3, 1, 2, 5, 7).reshape(-1, c, t * v * side**2)
+    return (
+        x.reshape(b, t, v, c, h // side, side, w // side, side)
+        .permute(0, 4, 6, 3, 1, 2, 5, 7)
+        .reshape(-1, c, t * v * side**2)
+    )
 
 def from_patches(x: torch.Tensor, b: int, shape: tuple, side: int) -> torch.Tensor:  # (b·p·c, v·side·side) to (b, v, c, h, w)
     "Fields out of the rows that the heads give."
@@ -258,7 +336,11 @@ def from_patches(x: torch.Tensor, b: int, shape: tuple, side: int) -> torch.Tens
 # %% ../../nbs/networks/08_aurora_fast.ipynb #67a8c410
 def _kernel(embedding, names: tuple, history: int) -> torch.Tensor:  # (D, t·v·side·side)
     "Weights of a patch embedding as a matrix."
-    return torch.cat([embedding.weights[n][:, :, :history] for n in names], 1).transpose(1, 2).flatten(1)
+    return (
+        torch.cat([embedding.weights[n][:, :, :history] for n in names], 1)
+        .transpose(1, 2)
+        .flatten(1)
+    )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #5eddd6e2
 class FastEncoder:
@@ -269,17 +351,37 @@ class FastEncoder:
         from aurora.normalisation import normalise_surf_var
         e, self.side, self.expand = model.encoder, model.patch_size, absolute_time_expansion
         history, device = next(iter(example.surf_vars.values())).shape[1], e.atmos_latents.device
-        ground = [normalise_surf_var(example.static_vars[n], n, model.surf_stats).to(device) for n in model.static_vars]
-        ground = to_patches(torch.stack(ground)[None, None, :, None].expand(1, history, -1, -1, -1, -1), self.side)[:, 0]
-        self.ground = (F.linear(ground, _kernel(e.surf_token_embeds, model.static_vars, history), e.surf_token_embeds.bias)
-                       + e.surf_level_encoding).detach()
+        ground = [
+            normalise_surf_var(example.static_vars[n], n, model.surf_stats).to(device)
+            for n in model.static_vars
+        ]
+        ground = to_patches(
+            torch.stack(ground)[None, None, :, None].expand(1, history, -1, -1, -1, -1), self.side
+        )[:, 0]
+        self.ground = (
+            F.linear(
+                ground,
+                _kernel(e.surf_token_embeds, model.static_vars, history),
+                e.surf_token_embeds.bias,
+            )
+            + e.surf_level_encoding
+        ).detach()
         self.surface = Dense(_kernel(e.surf_token_embeds, model.surf_vars, history), None, dtype)
         self.mlp = FastMLP(e.surf_mlp.net[0], e.surf_mlp.net[2], dtype)
         self.norm = Norm(e.surf_norm.weight, e.surf_norm.bias, e.surf_norm.eps)
-        levels = levels_expansion(torch.tensor(example.metadata.atmos_levels, device=device), e.embed_dim).float()
-        self.columns = Perceiver(e.level_agg, e.atmos_latents, dtype, dtype, embed=_kernel(e.atmos_token_embeds, model.atmos_vars, history),
-                                 bias=e.atmos_levels_embed(levels) + e.atmos_token_embeds.bias)
-        self.place, self.clock = _place(model, example).detach(), Dense(e.absolute_time_embed.weight, e.absolute_time_embed.bias, dtype)
+        levels = levels_expansion(
+            torch.tensor(example.metadata.atmos_levels, device=device), e.embed_dim
+        ).float()
+        self.columns = Perceiver(
+            e.level_agg,
+            e.atmos_latents,
+            dtype,
+            dtype,
+            embed=_kernel(e.atmos_token_embeds, model.atmos_vars, history),
+            bias=e.atmos_levels_embed(levels) + e.atmos_token_embeds.bias,
+        )
+        self.place = _place(model, example).detach()
+        self.clock = Dense(e.absolute_time_embed.weight, e.absolute_time_embed.bias, dtype)
 
     def moment(self, hours: torch.Tensor) -> torch.Tensor:  # (b,) to (b, D)
         "The embedded time."
@@ -287,7 +389,10 @@ class FastEncoder:
 
     def __call__(self, surf: torch.Tensor, atmos: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:  # to (b·n, D)
         b, (p, width) = len(surf), self.place.shape
-        x = (self.surface(to_patches(surf[:, :, :, None], self.side)[:, 0]).view(b, p, -1) + self.ground).flatten(0, 1)
+        x = (
+            self.surface(to_patches(surf[:, :, :, None], self.side)[:, 0]).view(b, p, -1)
+            + self.ground
+        ).flatten(0, 1)
         x = x + self.norm(self.mlp(x))
         y = self.columns(to_patches(atmos, self.side))
         x = torch.cat([x.view(b, 1, p, width), y.view(b, p, -1, width).transpose(1, 2)], 1)
@@ -297,17 +402,30 @@ class FastEncoder:
 def _lead(model, width: int, device) -> torch.Tensor:  # (width,)
     "The expanded lead time."
     from aurora.model.fourier import lead_time_expansion
-    return lead_time_expansion(torch.tensor([model.timestep.total_seconds() / 3600], device=device), width).float()[0]
+    return lead_time_expansion(
+        torch.tensor([model.timestep.total_seconds() / 3600], device=device), width
+    ).float()[0]
 
 def _place(model, example) -> torch.Tensor:  # (p, D)
-    "What is added to every token for where it is, how large its patch is, and how far ahead the forecast goes."
+    """What is added to every token for where it is, how large its patch is, and how far ahead the
+    forecast goes."""
     from aurora.model.fourier import pos_expansion, scale_expansion
     from aurora.model.posencoding import pos_scale_enc
     e, about = model.encoder, example.metadata
     device = e.atmos_latents.device
-    where, scale = pos_scale_enc(e.embed_dim, about.lat.to(device).float(), about.lon.to(device).float(), e.patch_size,
-                                 pos_expansion=pos_expansion, scale_expansion=scale_expansion)
-    return e.pos_embed(where.float()) + e.scale_embed(scale.float()) + e.lead_time_embed(_lead(model, e.embed_dim, device))
+    where, scale = pos_scale_enc(
+        e.embed_dim,
+        about.lat.to(device).float(),
+        about.lon.to(device).float(),
+        e.patch_size,
+        pos_expansion=pos_expansion,
+        scale_expansion=scale_expansion,
+    )
+    return (
+        e.pos_embed(where.float())
+        + e.scale_embed(scale.float())
+        + e.lead_time_embed(_lead(model, e.embed_dim, device))
+    )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #38337906
 class FastDecoder:
@@ -315,40 +433,77 @@ class FastDecoder:
 
     def __init__(self, model, example, dtype: torch.dtype, mlp: torch.dtype):
         from aurora.model.fourier import levels_expansion
-        d, self.side, self.shape, self.count = model.decoder, model.patch_size, example.spatial_shape, len(example.metadata.atmos_levels)
+        d = model.decoder
+        self.side = model.patch_size
+        self.shape = example.spatial_shape
+        self.count = len(example.metadata.atmos_levels)
         device = d.atmos_levels_embed.weight.device
         self.piece = 224 if device.type == "cpu" else 1 << 16
-        levels = levels_expansion(torch.tensor(example.metadata.atmos_levels, device=device), d.embed_dim).float()
+        levels = levels_expansion(
+            torch.tensor(example.metadata.atmos_levels, device=device), d.embed_dim
+        ).float()
         self.columns = Perceiver(d.level_decoder, d.atmos_levels_embed(levels), dtype, mlp)
-        heads = lambda table, names: Dense(*(torch.cat([getattr(table[n], what) for n in names]) for what in ("weight", "bias")), dtype)
-        self.surf, self.atmos = heads(d.surf_heads, model.surf_vars), heads(d.atmos_heads, model.atmos_vars)
+        heads = lambda table, names: Dense(
+            *(torch.cat([getattr(table[n], what) for n in names]) for what in ("weight", "bias")),
+            dtype,
+        )
+        self.surf = heads(d.surf_heads, model.surf_vars)
+        self.atmos = heads(d.atmos_heads, model.atmos_vars)
 
     def __call__(self, x: torch.Tensor, b: int) -> tuple:  # (b·n, 2·D) to (b, 4, h, w) and (b, 5, c, h, w)
-        x = x.view(b, -1, self.shape[0] * self.shape[1] // self.side**2, x.shape[1]).transpose(1, 2).flatten(0, 1)
+        x = (
+            x.view(b, -1, self.shape[0] * self.shape[1] // self.side**2, x.shape[1])
+            .transpose(1, 2)
+            .flatten(0, 1)
+        )
         atmos = torch.cat([self.atmos(self.columns(piece)) for piece in x[:, 1:].split(self.piece)])
-        return from_patches(self.surf(x[:, 0]), b, self.shape, self.side)[:, :, 0], from_patches(atmos, b, self.shape, self.side)
+        return from_patches(self.surf(x[:, 0]), b, self.shape, self.side)[:, :, 0], from_patches(
+            atmos, b, self.shape, self.side
+        )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #9045c924
 _PLAIN = ("Aurora", "AuroraPretrained", "AuroraSmallPretrained", "Aurora12hPretrained")
-_LATER = ("level_condition", "dynamic_vars", "atmos_static_vars", "separate_perceiver", "modulation_heads", "positive_surf_vars",
-          "positive_atmos_vars", "stochastic", "variable_lead_time", "rollout_input_clipping", "output_only_surf_vars",
-          "output_only_atmos_vars", "use_updated_lead_time_embedding")
+_LATER = (
+    "level_condition",
+    "dynamic_vars",
+    "atmos_static_vars",
+    "separate_perceiver",
+    "modulation_heads",
+    "positive_surf_vars",
+    "positive_atmos_vars",
+    "stochastic",
+    "variable_lead_time",
+    "rollout_input_clipping",
+    "output_only_surf_vars",
+    "output_only_atmos_vars",
+    "use_updated_lead_time_embedding",
+)
 
 def _refused(model) -> str | None:
     "What a model has that the fast path lacks."
     parts = (model, model.encoder, model.backbone, model.decoder)
-    if later := [name for name in _LATER if any(getattr(part, name, None) for part in parts)]: return ", ".join(later)
+    if later := [name for name in _LATER if any(getattr(part, name, None) for part in parts)]:
+        return ", ".join(later)
     if type(model).__name__ not in _PLAIN: return "a class of its own"
-    readers = [layer[0] for part in (model.encoder.level_agg, model.decoder.level_decoder) for layer in part.layers]
-    if len(readers) != 2 or any(isinstance(attn.ln_k, torch.nn.Module) for attn in readers): return "other Perceivers"
-    if any(m.mode != "single" for m in model.modules() if type(m).__name__ == "LoRARollout"): return "an adapter that differs between steps"
+    readers = [
+        layer[0]
+        for part in (model.encoder.level_agg, model.decoder.level_decoder)
+        for layer in part.layers
+    ]
+    if len(readers) != 2 or any(isinstance(attn.ln_k, torch.nn.Module) for attn in readers):
+        return "other Perceivers"
+    if any(m.mode != "single" for m in model.modules() if type(m).__name__ == "LoRARollout"):
+        return "an adapter that differs between steps"
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #cd836fcd
 def _statistics(model, levels: tuple, device) -> list:  # means and standard deviations: (4, 1, 1), (4, 1, 1), (5, c, 1, 1), (5, c, 1, 1)
     "What the package normalises with."
     from aurora.normalisation import level_to_str, locations, scales
     surf = zip(*(model.surf_stats.get(n, (locations[n], scales[n])) for n in model.surf_vars))
-    atmos = [[[table[f"{n}_{level_to_str(p)}"] for p in levels] for n in model.atmos_vars] for table in (locations, scales)]
+    atmos = [
+        [[table[f"{n}_{level_to_str(p)}"] for p in levels] for n in model.atmos_vars]
+        for table in (locations, scales)
+    ]
     return [torch.tensor(values, device=device)[..., None, None] for values in (*surf, *atmos)]
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #4d0a5530
@@ -357,15 +512,25 @@ class FastAurora:
 
     def __init__(self, model, example, precision: str, wrap: bool):
         own, dtype = torch.float32, dict(fp32=torch.float32, bf16=torch.bfloat16)[precision]
-        self.surf_vars, self.atmos_vars, self.static_vars = model.surf_vars, model.atmos_vars, example.static_vars
-        self.patch_size, self.timestep, self.about = model.patch_size, model.timestep, example.metadata
+        self.surf_vars = model.surf_vars
+        self.atmos_vars = model.atmos_vars
+        self.static_vars = example.static_vars
+        self.patch_size = model.patch_size
+        self.timestep = model.timestep
+        self.about = example.metadata
         self.device = model.encoder.atmos_latents.device
-        self.last_step = min([m.max_steps for m in model.modules() if type(m).__name__ == "LoRARollout"], default=math.inf)
+        self.last_step = min(
+            [m.max_steps for m in model.modules() if type(m).__name__ == "LoRARollout"],
+            default=math.inf,
+        )
         self.statistics = _statistics(model, self.about.atmos_levels, self.device)
         rows, columns = (n // model.patch_size for n in example.spatial_shape)
-        self.encoder, self.decoder = FastEncoder(model, example, own), FastDecoder(model, example, own, dtype)
+        self.encoder = FastEncoder(model, example, own)
+        self.decoder = FastDecoder(model, example, own, dtype)
         lead = _lead(model, model.encoder.embed_dim, self.device)
-        self.backbone = Backbone(model.backbone, lead, (model.encoder.latent_levels, rows, columns), wrap, dtype)
+        self.backbone = Backbone(
+            model.backbone, lead, (model.encoder.latent_levels, rows, columns), wrap, dtype
+        )
 
     @torch.no_grad()
     def step(
@@ -386,29 +551,52 @@ def compile_step(
     precision: str = "bf16",  # of the blocks and the decoder's MLP, which are nine tenths of the arithmetic; or "fp32"
     wrap: bool = True,  # do west and east touch? False for a region
 ) -> FastAurora:
-    "Prepare the fast step. Raises `WeatherError` for a model it cannot run, a batch without its fields, and an unknown precision."
-    if odd := _refused(model): raise WeatherError(f"{type(model).__name__} has {odd}, which the fast path lacks: run it with the package.")
-    if precision not in ("bf16", "fp32"): raise WeatherError(f"Unknown precision '{precision}': use bf16 or fp32.")
+    """Prepare the fast step.
+
+    Raises `WeatherError` for a model it cannot run, a batch without its fields, and an unknown
+    precision."""
+    if odd := _refused(model):
+        raise WeatherError(
+            f"{type(model).__name__} has {odd}, which the fast path lacks: run it with the package."
+        )
+    if precision not in ("bf16", "fp32"):
+        raise WeatherError(f"Unknown precision '{precision}': use bf16 or fp32.")
     return FastAurora(model, _fields(model, example), precision, wrap)
 
 def _fields(model, batch):
-    "The batch in float32, its height a multiple of the patch. Raises `WeatherError` where fields are missing."
+    """The batch in float32, its height a multiple of the patch.
+
+    Raises `WeatherError` where fields are missing."""
     for wanted, given in ((model.surf_vars, batch.surf_vars), (model.static_vars, batch.static_vars), (model.atmos_vars, batch.atmos_vars)):
-        if missing := [name for name in wanted if name not in given]: raise WeatherError(f"The batch lacks {', '.join(missing)}.")
+        if missing := [name for name in wanted if name not in given]:
+            raise WeatherError(f"The batch lacks {', '.join(missing)}.")
     return batch.crop(model.patch_size).type(torch.float32)
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #478ee1c9
 def _stack(fields: dict, names: tuple, device) -> torch.Tensor: return torch.stack([fields[n] for n in names], 2).to(device)
 
 def _check(fast, batch):
-    "Raises `WeatherError` for a batch on another grid, other levels or other ground, or with more steps behind it than an adapter is for."
+    """Raises `WeatherError` for a batch on another grid, other levels or other ground, or with
+    more steps behind it than an adapter is for."""
     about, own = batch.metadata, fast.about
-    same = lambda a, b: a.shape == b.shape and torch.allclose(a.to(b.device), b, rtol=1e-4, atol=1e-4)
-    fits = same(about.lat, own.lat) and same(about.lon, own.lon) and tuple(about.atmos_levels) == tuple(own.atmos_levels)
+    same = lambda a, b: (
+        a.shape == b.shape and torch.allclose(a.to(b.device), b, rtol=1e-4, atol=1e-4)
+    )
+    fits = (
+        same(about.lat, own.lat)
+        and same(about.lon, own.lon)
+        and tuple(about.atmos_levels) == tuple(own.atmos_levels)
+    )
     if not (fits and all(same(batch.static_vars[n], v) for n, v in fast.static_vars.items())):
-        raise WeatherError("The batch has another grid, other levels or other static fields than the example: call quicken with this one.")
+        raise WeatherError(
+            "The batch has another grid, other levels or other static fields than the example: "
+            "call quicken with this one."
+        )
     if about.rollout_step >= fast.last_step:
-        raise WeatherError(f"Step {about.rollout_step + 1} is beyond the {fast.last_step} of the adapter: run it with the package.")
+        raise WeatherError(
+            f"Step {about.rollout_step + 1} is beyond the {fast.last_step} of the adapter: run it "
+            f"with the package."
+        )
 
 # %% ../../nbs/networks/08_aurora_fast.ipynb #b19dec66
 @torch.no_grad()
@@ -421,14 +609,19 @@ def _call(
     batch = _fields(self, batch)
     _check(self, batch)
     mean, std, mean_up, std_up = self.statistics
-    surf, atmos = _stack(batch.surf_vars, self.surf_vars, self.device), _stack(batch.atmos_vars, self.atmos_vars, self.device)
+    surf = _stack(batch.surf_vars, self.surf_vars, self.device)
+    atmos = _stack(batch.atmos_vars, self.atmos_vars, self.device)
     hours = torch.tensor([t.timestamp() / 3600 for t in batch.metadata.time], device=self.device)
     surf, atmos = self.step((surf - mean) / std, (atmos - mean_up) / std_up, hours)
     surf, atmos = (surf * std + mean)[:, None], (atmos * std_up + mean_up)[:, None]
     about, times = batch.metadata, tuple(t + self.timestep for t in batch.metadata.time)
     about = replace(about, time=times, rollout_step=about.rollout_step + 1)
-    return replace(batch, surf_vars={n: surf[:, :, i] for i, n in enumerate(self.surf_vars)},
-                   atmos_vars={n: atmos[:, :, i] for i, n in enumerate(self.atmos_vars)}, metadata=about)
+    return replace(
+        batch,
+        surf_vars={n: surf[:, :, i] for i, n in enumerate(self.surf_vars)},
+        atmos_vars={n: atmos[:, :, i] for i, n in enumerate(self.atmos_vars)},
+        metadata=about,
+    )
 
 FastAurora.__call__ = _call
 
@@ -446,7 +639,9 @@ def _rollout(
     for step in range(steps):
         ahead = self.step(surf, atmos, hours + step * self.timestep.total_seconds() / 3600)
         yield ahead[0] * std + mean, ahead[1] * std_up + mean_up
-        surf, atmos = (torch.cat([old[:, 1:], new[:, None]], 1) for old, new in zip((surf, atmos), ahead))
+        surf, atmos = (
+            torch.cat([old[:, 1:], new[:, None]], 1) for old, new in zip((surf, atmos), ahead)
+        )
 
 FastAurora.rollout = _rollout
 
@@ -455,7 +650,8 @@ class CudaGraphStep:
     "The fast step as a CUDA graph, for one number of samples."
 
     def __init__(self, fast: FastAurora, surf: torch.Tensor, atmos: torch.Tensor, hours: torch.Tensor):  # as for `FastAurora.step`
-        self.fast, self.given = fast, [surf.clone(), atmos.clone(), fast.encoder.moment(hours.float())]
+        self.fast = fast
+        self.given = [surf.clone(), atmos.clone(), fast.encoder.moment(hours.float())]
         self.graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(side):
@@ -465,6 +661,7 @@ class CudaGraphStep:
 
     @torch.no_grad()
     def step(self, surf: torch.Tensor, atmos: torch.Tensor, hours: torch.Tensor) -> tuple:
-        for held, new in zip(self.given, (surf, atmos, self.fast.encoder.moment(hours.float()))): held.copy_(new)
+        for held, new in zip(self.given, (surf, atmos, self.fast.encoder.moment(hours.float()))):
+            held.copy_(new)
         self.graph.replay()
         return tuple(x.clone() for x in self.ahead)

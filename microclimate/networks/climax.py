@@ -27,16 +27,35 @@ from .net import Net, init_near_zero, seeded
 
 # %% ../../nbs/networks/06_climax.ipynb #fd5a8066
 _levels = (50, 250, 500, 600, 700, 850, 925)  # hPa
-_columns = dict(z="geopotential", u="u_component_of_wind", v="v_component_of_wind", t="temperature", r="relative_humidity",
-                q="specific_humidity")
-_single = {"lsm": "land_sea_mask", "z_sfc": "orography", None: "lattitude", "2t": "2m_temperature", "10u": "10m_u_component_of_wind",
-           "10v": "10m_v_component_of_wind"}
-CLIMAX_VARIABLES = (*_single.values(), *(f"{name}_{level}" for name in _columns.values() for level in _levels))
+_columns = dict(
+    z="geopotential",
+    u="u_component_of_wind",
+    v="v_component_of_wind",
+    t="temperature",
+    r="relative_humidity",
+    q="specific_humidity",
+)
+_single = {
+    "lsm": "land_sea_mask",
+    "z_sfc": "orography",
+    None: "lattitude",
+    "2t": "2m_temperature",
+    "10u": "10m_u_component_of_wind",
+    "10v": "10m_v_component_of_wind",
+}
+CLIMAX_VARIABLES = (
+    *_single.values(),
+    *(f"{name}_{level}" for name in _columns.values() for level in _levels),
+)
 
 # %% ../../nbs/networks/06_climax.ipynb #312738f1
 def climax_name(name: str | None) -> str | None:  # ClimaX's name, None for what it never saw
     "What ClimaX calls one of our variables."
-    known = _single | {f"{ours}{level}": f"{theirs}_{level}" for ours, theirs in _columns.items() for level in _levels}
+    known = _single | {
+        f"{ours}{level}": f"{theirs}_{level}"
+        for ours, theirs in _columns.items()
+        for level in _levels
+    }
     return known.get(name) if name else None
 
 # %% ../../nbs/networks/06_climax.ipynb #7bdf20df
@@ -68,18 +87,24 @@ class Attention(nn.Module):
     ):
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj, self.drop = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Dropout(dropout)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x):  # (b, l, D)
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.drop(self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+        return self.drop(
+            self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        )
 
 
 class ClimaXMLP(nn.Module):
     "Two layers, four times as wide between them."
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.fc1, self.fc2, self.drop = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x): return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
@@ -152,13 +177,21 @@ class ClimaX(Net):
         seed: int | None = 0,  # first weights; None: torch's global generator
     ):
         super().__init__(locals())
-        if width % 4 or width % heads: raise ValueError(f"width={width} must be divisible by 4 and by heads={heads}: choose another.")
-        with seeded(seed): self._build(history * channels + aux, channels, patch, width, depth, heads, decoder, dropout)
+        if width % 4 or width % heads:
+            raise ValueError(
+                f"width={width} must be divisible by 4 and by heads={heads}: choose another."
+            )
+        with seeded(seed):
+            self._build(
+                history * channels + aux, channels, patch, width, depth, heads, decoder, dropout
+            )
 
     def _build(self, variables, channels, patch, width, depth, heads, decoder, dropout):
         self.patches = tuple(n // patch for n in self.margin(patch))
         self.token_embeds = nn.ModuleList(PatchEmbedding(patch, width) for _ in range(variables))
-        self.var_embed = nn.Parameter(torch.as_tensor(sine_encoding(np.arange(variables), width)[None], dtype=torch.float32))
+        self.var_embed = nn.Parameter(
+            torch.as_tensor(sine_encoding(np.arange(variables), width)[None], dtype=torch.float32)
+        )
         self.var_query = nn.Parameter(torch.zeros(1, 1, width))
         self.var_agg = nn.MultiheadAttention(width, heads, batch_first=True)
         self.pos_embed = nn.Parameter(patch_positions(*self.patches, width))
@@ -187,7 +220,9 @@ class ClimaX(Net):
     def gather(self, tokens):
         "One token at every place (b, l, D), by attention over the variables."
         seen = tokens.transpose(1, 2).flatten(0, 1)
-        found, _ = self.var_agg(self.var_query.expand(seen.shape[0], -1, -1), seen, seen, need_weights=False)
+        found, _ = self.var_agg(
+            self.var_query.expand(seen.shape[0], -1, -1), seen, seen, need_weights=False
+        )
         return found.unflatten(0, (tokens.shape[0], -1)).squeeze(2)
 
     def lead(self, like):
@@ -197,7 +232,13 @@ class ClimaX(Net):
     def unpatch(self, x):
         "(b, l, p·p·C) to the map (b, C, h, w)."
         p = self.config["patch"]
-        return x.unflatten(2, (p, p, -1)).unflatten(1, self.patches).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return (
+            x.unflatten(2, (p, p, -1))
+            .unflatten(1, self.patches)
+            .permute(0, 5, 1, 3, 2, 4)
+            .flatten(4, 5)
+            .flatten(2, 3)
+        )
 
 # %% ../../nbs/networks/06_climax.ipynb #ece11fdd
 def _small(layer):
@@ -209,45 +250,88 @@ def _small(layer):
 def read_climax_checkpoint(
     checkpoint: str | Path | dict,  # a file of torch.save, or what it holds
 ) -> dict:  # name: tensor, by the newer names
-    "The weights of a ClimaX checkpoint. Raises `WeatherError` for a file that cannot be read, or holds other weights."
+    """The weights of a ClimaX checkpoint.
+
+    Raises `WeatherError` for a file that cannot be read, or holds other weights."""
     found = checkpoint if isinstance(checkpoint, dict) else _read(Path(checkpoint))
     found = found.get("state_dict", found)
-    plain = {key.removeprefix("net.").replace("channel", "var"): v for key, v in found.items() if isinstance(v, torch.Tensor)}
+    plain = {
+        key.removeprefix("net.").replace("channel", "var"): v
+        for key, v in found.items()
+        if isinstance(v, torch.Tensor)
+    }
     if "token_embeds.proj_weights" in plain: plain = _separate(plain)
-    missing = [name for name in ("var_embed", "pos_embed", "token_embeds.0.proj.weight", "blocks.0.attn.qkv.weight") if name not in plain]
-    if missing: raise WeatherError(f"The checkpoint has no {missing[0]}: it is not one of ClimaX, whose weights are blocks.0.attn.qkv … .")
+    missing = [
+        name
+        for name in (
+            "var_embed",
+            "pos_embed",
+            "token_embeds.0.proj.weight",
+            "blocks.0.attn.qkv.weight",
+        )
+        if name not in plain
+    ]
+    if missing:
+        raise WeatherError(
+            f"The checkpoint has no {missing[0]}: it is not one of ClimaX, whose weights are "
+            f"blocks.0.attn.qkv … ."
+        )
     return plain
 
 
 def _read(path):
-    try: return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise WeatherError(f"{path} holds more than weights, and is not run: save its state_dict alone, where you trust it.") from error
-    except (OSError, RuntimeError, EOFError) as error: raise WeatherError(f"{path} cannot be read ({error}): copy it again.") from error
+        raise WeatherError(
+            f"{path} holds more than weights, and is not run: save its state_dict alone, where "
+            f"you trust it."
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise WeatherError(f"{path} cannot be read ({error}): copy it again.") from error
 
 
 def _separate(weights):
     "All embeddings in one tensor, as one for each variable."
     names = dict(weight="token_embeds.proj_weights", bias="token_embeds.proj_biases")
-    each = {f"token_embeds.{i}.proj.{kind}": v for kind, name in names.items() for i, v in enumerate(weights[name])}
+    each = {
+        f"token_embeds.{i}.proj.{kind}": v
+        for kind, name in names.items()
+        for i, v in enumerate(weights[name])
+    }
     return {key: v for key, v in weights.items() if key not in names.values()} | each
 
 # %% ../../nbs/networks/06_climax.ipynb #48e55ac3
 def _sizes(weights) -> dict:
-    "Sizes that a network and a checkpoint must share. The number of heads cannot be seen in the weights."
-    heads = [int(m[1]) for m in (re.fullmatch(r"head\.(\d+)\.weight", name) for name in weights) if m]
+    """Sizes that a network and a checkpoint must share.
+
+    The number of heads cannot be seen in the weights."""
+    heads = [
+        int(m[1]) for m in (re.fullmatch(r"head\.(\d+)\.weight", name) for name in weights) if m
+    ]
     blocks = {m[1] for m in (re.match(r"blocks\.(\d+)\.", name) for name in weights) if m}
     _, _, patch, _ = weights["token_embeds.0.proj.weight"].shape
-    return dict(width=weights["pos_embed"].shape[2], depth=len(blocks), decoder=max(heads) // 2 if heads else 0, patch=patch)
+    return dict(
+        width=weights["pos_embed"].shape[2],
+        depth=len(blocks),
+        decoder=max(heads) // 2 if heads else 0,
+        patch=patch,
+    )
 
 # %% ../../nbs/networks/06_climax.ipynb #5f96b7b4
 def _check_sizes(net, weights):
     count = weights["var_embed"].shape[1]
-    if count != len(CLIMAX_VARIABLES): raise WeatherError(f"The checkpoint has {count} variables, not ClimaX's 48: it cannot be used.")
-    own, theirs = {key: net.config[key] for key in ("width", "depth", "decoder", "patch")}, _sizes(weights)
+    if count != len(CLIMAX_VARIABLES):
+        raise WeatherError(
+            f"The checkpoint has {count} variables, not ClimaX's 48: it cannot be used."
+        )
+    own = {key: net.config[key] for key in ("width", "depth", "decoder", "patch")}
+    theirs = _sizes(weights)
     if own == theirs: return
     wanted = ", ".join(f"{key}={v}" for key, v in theirs.items() if own[key] != v)
-    raise WeatherError(f"The checkpoint is of another size than the network: build the model with {wanted}.")
+    raise WeatherError(
+        f"The checkpoint is of another size than the network: build the model with {wanted}."
+    )
 
 # %% ../../nbs/networks/06_climax.ipynb #f219cf07
 def resize_positions(
@@ -258,7 +342,11 @@ def resize_positions(
     rows = math.isqrt(pos_embed.shape[1] // 2)
     if (rows, 2 * rows) == tuple(patches): return pos_embed
     image = pos_embed.transpose(1, 2).unflatten(2, (rows, 2 * rows))
-    return F.interpolate(image, patches, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return (
+        F.interpolate(image, patches, mode="bicubic", align_corners=False)
+        .flatten(2)
+        .transpose(1, 2)
+    )
 
 # %% ../../nbs/networks/06_climax.ipynb #ea47af53
 class LoadReport(NamedTuple):
@@ -277,23 +365,34 @@ def _inputs(model) -> list:  # (V,) our names, None for what has no name in Clim
 # %% ../../nbs/networks/06_climax.ipynb #c92953dd
 def _indices(names) -> list:  # (n,) of CLIMAX_VARIABLES, None for what is new
     "Which of ClimaX's variables each name is."
-    return [CLIMAX_VARIABLES.index(known) if (known := climax_name(name)) else None for name in names]
+    return [
+        CLIMAX_VARIABLES.index(known) if (known := climax_name(name)) else None for name in names
+    ]
 
 
 def _embeddings(theirs, weights, own):
     "Embeddings of the variables: those of ClimaX, and new ones numbered on from its last."
     pairs = [(i, j) for i, j in enumerate(theirs) if j is not None]
-    source = {f"token_embeds.{i}.proj.{kind}": f"token_embeds.{j}.proj.{kind}" for i, j in pairs for kind in ("weight", "bias")}
+    source = {
+        f"token_embeds.{i}.proj.{kind}": f"token_embeds.{j}.proj.{kind}"
+        for i, j in pairs
+        for kind in ("weight", "bias")
+    }
     numbers = len(CLIMAX_VARIABLES) + np.cumsum([j is None for j in theirs]) - 1
     rows = torch.from_numpy(sine_encoding(numbers, own["var_embed"].shape[2])).to(own["var_embed"])
     for i, j in pairs: rows[i] = weights["var_embed"][0, j]
-    return {ours: weights[name] for ours, name in source.items()} | {"var_embed": rows[None]}, source | {"var_embed": "var_embed"}
+    return {ours: weights[name] for ours, name in source.items()} | {
+        "var_embed": rows[None]
+    }, source | {"var_embed": "var_embed"}
 
 # %% ../../nbs/networks/06_climax.ipynb #7b880798
 def _last_layer(theirs, weights, own, net):
-    "The head's last layer, `(p·p, C)` rows, for channels that ClimaX has and that the network gives as states."
+    """The head's last layer, `(p·p, C)` rows, for channels that ClimaX has and that the network
+    gives as states."""
     name, cells, out = f"head.{len(net.head) - 1}", net.config["patch"] ** 2, {}
-    pairs = [(i, j) for i, j in enumerate(theirs) if j is not None and net.config["residual"][i] == 0]
+    pairs = [
+        (i, j) for i, j in enumerate(theirs) if j is not None and net.config["residual"][i] == 0
+    ]
     for full in (f"{name}.weight", f"{name}.bias") if pairs else ():
         rows, found = (v[full].unflatten(0, (cells, -1)) for v in (own, weights))
         for i, j in pairs: rows[:, i] = found[:, j]
@@ -304,30 +403,48 @@ def _last_layer(theirs, weights, own, net):
 def _common(weights, own, net):
     "All that does not depend on the variables."
     last = f"head.{len(net.head) - 1}."
-    source = {name: name for name in own if name in weights and not name.startswith(("token_embeds.", "var_embed", last))}
-    return {name: weights[name] for name in source} | {"pos_embed": resize_positions(weights["pos_embed"], net.patches)}, source
+    source = {
+        name: name
+        for name in own
+        if name in weights and not name.startswith(("token_embeds.", "var_embed", last))
+    }
+    return {name: weights[name] for name in source} | {
+        "pos_embed": resize_positions(weights["pos_embed"], net.patches)
+    }, source
 
 # %% ../../nbs/networks/06_climax.ipynb #54d87bc9
 def load_climax(
     model,  # a `Forecaster` whose net is a ClimaX; its net is changed
     checkpoint: str | Path | dict,  # a ClimaX checkpoint, or its weights
 ) -> LoadReport:
-    "Put a checkpoint's weights into a model. Raises `WeatherError` for a file that is none, or one of another size."
+    """Put a checkpoint's weights into a model.
+
+    Raises `WeatherError` for a file that is none, or one of another size."""
     net, weights = model.net, read_climax_checkpoint(checkpoint)
-    if not isinstance(net, ClimaX): raise WeatherError(f"{model.name} is a {type(net).__name__}, not a ClimaX: build the model 'climax'.")
+    if not isinstance(net, ClimaX):
+        raise WeatherError(
+            f"{model.name} is a {type(net).__name__}, not a ClimaX: build the model 'climax'."
+        )
     _check_sizes(net, weights)
     own = {name: v.clone() for name, v in net.state_dict().items()}
     inputs = _indices(_inputs(model))
-    parts = [_common(weights, own, net), _embeddings(inputs, weights, own), _last_layer(_indices(model.channels), weights, own, net)]
+    parts = [
+        _common(weights, own, net),
+        _embeddings(inputs, weights, own),
+        _last_layer(_indices(model.channels), weights, own, net),
+    ]
     values, source = ({k: v for part in parts for k, v in part[n].items()} for n in (0, 1))
     net.load_state_dict(own | values)
     net.config["lead_hours"] = model.step_hours
-    return LoadReport(source, sorted(own.keys() - source.keys()), sorted(weights.keys() - set(source.values())))
+    return LoadReport(
+        source, sorted(own.keys() - source.keys()), sorted(weights.keys() - set(source.values()))
+    )
 
 # %% ../../nbs/networks/06_climax.ipynb #4c43fcc5
 def freeze_encoder(
     net: ClimaX,  # changed
 ) -> ClimaX:  # the same
-    "Hold the blocks' attention and MLPs; normalisations, embeddings and head go on learning (as ClimaX, after Lu et al. 2021)."
+    """Hold the blocks' attention and MLPs; normalisations, embeddings and head go on learning (as
+    ClimaX, after Lu et al. 2021)."""
     for name, p in net.blocks.named_parameters(): p.requires_grad_("norm" in name)
     return net

@@ -26,7 +26,9 @@ class ConvNorm(nn.Sequential):
         groups: int = 1,  # as many as channels: depthwise
     ):
         padding = kernel // 2 if stride == 1 else 0
-        super().__init__(nn.Conv2d(i, o, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(o))
+        super().__init__(
+            nn.Conv2d(i, o, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(o)
+        )
 
 # %% ../../nbs/networks/05_edge.ipynb #e1a531d6
 class EdgeBlock(nn.Module):
@@ -39,8 +41,14 @@ class EdgeBlock(nn.Module):
     ):
         super().__init__()
         inner = width * (expand or 1)
-        first = [ConvNorm(width, width, 3)] if expand is None else [ConvNorm(width, width, 5, groups=width), ConvNorm(width, inner)]
-        self.body = nn.Sequential(*first, nn.ReLU(), ConvNorm(inner, width, 3 if expand is None else 1))
+        first = (
+            [ConvNorm(width, width, 3)]
+            if expand is None
+            else [ConvNorm(width, width, 5, groups=width), ConvNorm(width, inner)]
+        )
+        self.body = nn.Sequential(
+            *first, nn.ReLU(), ConvNorm(inner, width, 3 if expand is None else 1)
+        )
         self.drop = nn.Dropout(dropout)
 
     def forward(
@@ -52,7 +60,11 @@ class EdgeBlock(nn.Module):
     def hidden(self):
         "The channels before the ReLU, which pruning may take (see `Net.hidden`)."
         first, last = len(self.body) - 3, len(self.body) - 1
-        rows = {f"body.{first}.{name}": (0, 1) for name, value in self.body[first].state_dict().items() if value.ndim}
+        rows = {
+            f"body.{first}.{name}": (0, 1)
+            for name, value in self.body[first].state_dict().items()
+            if value.ndim
+        }
         return {"inner": (self.body[last][0].in_channels, rows | {f"body.{last}.0.weight": (1, 1)})}
 
 # %% ../../nbs/networks/05_edge.ipynb #2c52c52d
@@ -66,14 +78,17 @@ class EdgeLevel(nn.Sequential):
         dropout: float = 0.0,
     ):
         width = unit[0].out_channels
-        super().__init__(unit, nn.ReLU(), *(EdgeBlock(width, expand, dropout) for _ in range(depth)))
+        super().__init__(
+            unit, nn.ReLU(), *(EdgeBlock(width, expand, dropout) for _ in range(depth))
+        )
 
 # %% ../../nbs/networks/05_edge.ipynb #d3277519
 def upsample2x(
     i: int,  # channels in
     o: int,  # channels out
 ) -> nn.Sequential:  # (b, i, h, w) to (b, o, 2h, 2w)
-    "Four new points from each: 1×1 → PixelShuffle, the weights of a transposed convolution in a form that quantises as a convolution."
+    """Four new points from each: 1×1 → PixelShuffle, the weights of a transposed convolution in a
+    form that quantises as a convolution."""
     return nn.Sequential(nn.Conv2d(i, 4 * o, 1), nn.PixelShuffle(2))
 
 # %% ../../nbs/networks/05_edge.ipynb #9d25d38a

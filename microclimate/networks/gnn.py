@@ -23,14 +23,19 @@ def encoder_parts(mesh: Mesh) -> list:  # of (senders, receivers, kinds); None s
 
 def decoder_parts(mesh: Mesh, cells: int) -> list:  # as `encoder_parts`
     "One part for each corner."
-    return [(src, None, kind) for src, kind in zip(*(v.reshape(-1, cells) for v in (mesh.decode.src, mesh.decode.kind)))]
+    return [
+        (src, None, kind)
+        for src, kind in zip(*(v.reshape(-1, cells) for v in (mesh.decode.src, mesh.decode.kind)))
+    ]
 
 # %% ../../nbs/networks/04_gnn.ipynb #2f7fd038
 def processor_parts(mesh: Mesh) -> list:  # of (rectangle, rectangle, kinds by row)
     "One part for each offset that the mesh has room for."
     parts, at = [], 0
     for a, b, _ in OFFSETS:
-        src, dst, size = zip(*(overlap(len(places), step) for places, step in ((mesh.rows, a), (mesh.columns, b))))
+        src, dst, size = zip(
+            *(overlap(len(places), step) for places, step in ((mesh.rows, a), (mesh.columns, b)))
+        )
         kinds, at = mesh.process.kind[at:at + size[0] * size[1]], at + size[0] * size[1]
         if kinds.size: parts.append((src, dst, kinds.reshape(size)[:, :1]))
     return parts
@@ -41,12 +46,22 @@ def overlap(
     step: int,  # from receiver to sender
 ) -> tuple:  # slice of senders, slice of receivers, their number
     "Where a row of nodes meets itself when moved."
-    return slice(max(0, step), n + min(0, step)), slice(max(0, -step), n - max(0, step)), max(n - abs(step), 0)
+    return (
+        slice(max(0, step), n + min(0, step)),
+        slice(max(0, -step), n - max(0, step)),
+        max(n - abs(step), 0),
+    )
 
 # %% ../../nbs/networks/04_gnn.ipynb #cc0d10c0
 def select_nodes(x, where):
     "Part of the nodes of (b, nodes, d) or (b, r, c, d): all, by number, or a rectangle."
-    return x if where is None else x[:, where[0], where[1]] if isinstance(where, tuple) else x.index_select(1, where)
+    return (
+        x
+        if where is None
+        else x[:, where[0], where[1]]
+        if isinstance(where, tuple)
+        else x.index_select(1, where)
+    )
 
 
 def add_product(x, where, one, two):
@@ -67,18 +82,23 @@ class Exchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         sent, encoded, share = ctx.saved_tensors
-        gradient, to_sent, to_encoded = gradient * share, torch.zeros_like(sent), torch.zeros_like(encoded)
+        gradient = gradient * share
+        to_sent = torch.zeros_like(sent)
+        to_encoded = torch.zeros_like(encoded)
         for src, dst, kind in ctx.parts:
             part = select_nodes(gradient, dst)
             add_product(to_sent, src, part, encoded[kind])
             slope = part * select_nodes(sent, src)
             # one dimension after the other: torch sums over two at once five times slower
-            to_encoded.index_add_(0, kind.flatten(), (slope.sum(2) if kind.ndim == 2 else slope).sum(0))
+            to_encoded.index_add_(
+                0, kind.flatten(), (slope.sum(2) if kind.ndim == 2 else slope).sum(0)
+            )
         return to_sent, to_encoded, None, None
 
 # %% ../../nbs/networks/04_gnn.ipynb #65807276
 class Graph(nn.Module):
-    "Edges as buffers; gives each node the sum over its edges of `encoded ⊙ sent`, over the root of their number."
+    """Edges as buffers; gives each node the sum over its edges of `encoded ⊙ sent`, over the root
+    of their number."""
     def __init__(
         self,
         edges: Edges,
@@ -91,12 +111,16 @@ class Graph(nn.Module):
         for name, value in edges._asdict().items(): self._hold(name, value)
         for i, part in enumerate(parts):
             for name, value in zip(("src", "dst", "kind"), part): self._hold(f"{name}{i}", value)
-        self._hold("share", 1 / np.bincount(edges.dst, minlength=nodes).clip(1)[:, None].astype("float32"))
+        self._hold(
+            "share", 1 / np.bincount(edges.dst, minlength=nodes).clip(1)[:, None].astype("float32")
+        )
 
     def _hold(self, name, value):
         "Arrays follow the module to its device; slices need not."
-        if isinstance(value, np.ndarray): self.register_buffer(name, torch.as_tensor(value), persistent=False)
-        else: setattr(self, name, value)
+        if isinstance(value, np.ndarray):
+            self.register_buffer(name, torch.as_tensor(value), persistent=False)
+        else:
+            setattr(self, name, value)
 
     def mean(
         self,
@@ -108,7 +132,9 @@ class Graph(nn.Module):
 
     def plain(self, sent, encoded):
         "What `forward` gives, edge by edge: for export."
-        mean = self.mean(sent.index_select(1, self.src) * encoded.to(sent.dtype).index_select(0, self.kind))
+        mean = self.mean(
+            sent.index_select(1, self.src) * encoded.to(sent.dtype).index_select(0, self.kind)
+        )
         return mean * self.share.rsqrt().to(mean.dtype)
 
     def forward(
@@ -117,10 +143,15 @@ class Graph(nn.Module):
         encoded: torch.Tensor,  # (kinds, d)
     ) -> torch.Tensor:  # (b, nodes, d)
         if torch.compiler.is_exporting(): return self.plain(sent, encoded)
-        parts = [[getattr(self, f"{name}{i}") for name in ("src", "dst", "kind")] for i in range(self.parts)]
+        parts = [
+            [getattr(self, f"{name}{i}") for name in ("src", "dst", "kind")]
+            for i in range(self.parts)
+        ]
         share = self.share.sqrt().to(sent.dtype).unflatten(0, self.lattice)
         if len(self.lattice) > 1: sent = sent.unflatten(1, self.lattice)
-        return Exchange.apply(sent, encoded.to(sent.dtype), share, parts).reshape(len(sent), -1, sent.shape[-1])
+        return Exchange.apply(sent, encoded.to(sent.dtype), share, parts).reshape(
+            len(sent), -1, sent.shape[-1]
+        )
 
 # %% ../../nbs/networks/04_gnn.ipynb #7b8db2c6
 class GNNMLP(nn.Sequential):
@@ -131,7 +162,9 @@ class GNNMLP(nn.Sequential):
         norm: bool = False,  # normalise the result
     ):
         super().__init__()
-        self.fc1, self.act, self.fc2 = nn.Linear(width_in, width), nn.SiLU(), nn.Linear(width, width_out)
+        self.fc1 = nn.Linear(width_in, width)
+        self.act = nn.SiLU()
+        self.fc2 = nn.Linear(width, width_out)
         if norm: self.norm = nn.LayerNorm(width_out)
 
     def hidden(self): return {"mlp": (self.fc1.out_features, HIDDEN)}
@@ -145,15 +178,19 @@ class GNNEncoder(GNNMLP):
         spread: float = 1.0,  # standard deviation of each encoded feature at the start
     ):
         super().__init__(4, width, width)
-        self.spread, self.centre = nn.Parameter(torch.full((width,), spread)), nn.Parameter(torch.zeros(width))
-        nn.init.uniform_(self.fc1.weight, -1.5, 1.5)  # three times the usual: nearly linear, it would not tell all directions apart
+        self.spread = nn.Parameter(torch.full((width,), spread))
+        self.centre = nn.Parameter(torch.zeros(width))
+        # three times the usual: nearly linear, it would not tell all directions apart
+        nn.init.uniform_(self.fc1.weight, -1.5, 1.5)
 
     def forward(
         self,
         features: torch.Tensor,  # (kinds, 4)
     ) -> torch.Tensor:  # (kinds, D)
         e = super().forward(features)
-        return (e - e.mean(0)) * (e.var(0, unbiased=False) + 1e-4).rsqrt() * self.spread + self.centre
+        return (e - e.mean(0)) * (
+            e.var(0, unbiased=False) + 1e-4
+        ).rsqrt() * self.spread + self.centre
 
 # %% ../../nbs/networks/04_gnn.ipynb #8911d8c2
 class GNNBlock(nn.Module):
@@ -180,8 +217,21 @@ class GNNBlock(nn.Module):
 
     def hidden(self):
         "What is heard, feature by feature, which pruning may take (see `Net.hidden`)."
-        rows = ("send.weight", "receive.weight", "receive.bias", "edge.fc2.weight", "edge.fc2.bias", "edge.spread", "edge.centre")
-        return {"heard": (self.send.out_features, dict.fromkeys(rows, (0, 1)) | {"message.weight": (1, 1)})}
+        rows = (
+            "send.weight",
+            "receive.weight",
+            "receive.bias",
+            "edge.fc2.weight",
+            "edge.fc2.bias",
+            "edge.spread",
+            "edge.centre",
+        )
+        return {
+            "heard": (
+                self.send.out_features,
+                dict.fromkeys(rows, (0, 1)) | {"message.weight": (1, 1)},
+            )
+        }
 
 # %% ../../nbs/networks/04_gnn.ipynb #9ab62d0e
 GNN_PRESETS = {
@@ -217,7 +267,9 @@ class GNN(Net):
         mesh = make_mesh(self.config["shape"], dx, dy, every)
         cells, nodes = shape[0] * shape[1], len(mesh.rows) * len(mesh.columns)
         self.inward = Graph(mesh.encode, nodes, encoder_parts(mesh))
-        self.around = Graph(mesh.process, nodes, processor_parts(mesh), (len(mesh.rows), len(mesh.columns)))
+        self.around = Graph(
+            mesh.process, nodes, processor_parts(mesh), (len(mesh.rows), len(mesh.columns))
+        )
         self.outward = Graph(mesh.decode, cells, decoder_parts(mesh, cells))
         with seeded(seed):
             self.embed = GNNMLP(history * channels + aux, width, width, norm=True)
@@ -231,7 +283,8 @@ class GNN(Net):
     def place(
         grid,  # a `grid.Grid`
     ) -> dict:  # dx (h,) and dy, m
-        "The size of the grid's cells, row by row; a side of a single cell is given the length of the other."
+        """The size of the grid's cells, row by row; a side of a single cell is given the length of
+        the other."""
         dx, dy = grid.dx.mean(1), float(grid.dy.mean())
         dx = [float(v) for v in dx] if grid.shape[1] > 1 else [dy] * grid.shape[0]
         dy = dy if grid.shape[0] > 1 else dx[0]
@@ -241,7 +294,9 @@ class GNN(Net):
         "From all that is seen, (b, history·C + A, h, w), to the change (b, C, h, w)."
         cells = self.embed(seen.flatten(2).transpose(1, 2))
         nodes = self.process(self.encode(cells))
-        return self.out(self.decode(nodes, cells)).transpose(1, 2).unflatten(2, self.config["shape"])
+        return (
+            self.out(self.decode(nodes, cells)).transpose(1, 2).unflatten(2, self.config["shape"])
+        )
 
     def encode(self, cells):
         "Cells to mesh nodes."

@@ -16,7 +16,8 @@ def node_spacing(
     n: int,  # cells along one side
     every: int = 3,  # cells from one node to the next, where there is room
 ) -> int:
-    "Cells from one node to the next: `every`, but at most a third of the side, so that three cells or more have three nodes or more."
+    """Cells from one node to the next: `every`, but at most a third of the side, so that three
+    cells or more have three nodes or more."""
     return min(every, max(1, n // 3))
 
 # %% ../../nbs/networks/03_mesh.ipynb #d7671fa0
@@ -54,7 +55,9 @@ def _features(
     unit: np.ndarray,  # (e,) m, what counts as one
     level: np.ndarray,  # (e,) 0 for the shortest
 ) -> np.ndarray:  # (e, 4)
-    width = (np.interp(start[0], np.arange(len(dx)), dx) + np.interp(end[0], np.arange(len(dx)), dx)) / 2
+    width = (
+        np.interp(start[0], np.arange(len(dx)), dx) + np.interp(end[0], np.arange(len(dx)), dx)
+    ) / 2
     east, north = width * (end[1] - start[1]) / unit, dy * (start[0] - end[0]) / unit
     return np.stack([east, north, np.hypot(east, north), level + 0.0], 1)
 
@@ -82,12 +85,21 @@ def encode_edges(
     "Each cell to the nearest node."
     i, j = (v.ravel() for v in np.indices(shape))
     r, c = nearest_node(rows, shape[0])[i], nearest_node(columns, shape[1])[j]
-    features = _features((i, j), (rows[r], columns[c]), dx, dy, np.full(i.size, spacing / 2), np.zeros(i.size))
+    features = _features(
+        (i, j), (rows[r], columns[c]), dx, dy, np.full(i.size, spacing / 2), np.zeros(i.size)
+    )
     return _edges(np.arange(i.size), r * len(columns) + c, features)
 
 # %% ../../nbs/networks/03_mesh.ipynb #656b4335
 MESH_LEVELS = (1, 3, 9)  # lengths of the mesh's edges, in nodes
-OFFSETS = [(s * a, s * b, level) for level, s in enumerate(MESH_LEVELS) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]  # to the sender
+# to the sender
+OFFSETS = [
+    (s * a, s * b, level)
+    for level, s in enumerate(MESH_LEVELS)
+    for a in (-1, 0, 1)
+    for b in (-1, 0, 1)
+    if a or b
+]
 
 # %% ../../nbs/networks/03_mesh.ipynb #6355de32
 def process_edges(
@@ -95,11 +107,16 @@ def process_edges(
     dx: np.ndarray, dy: float,  # (h,) and (), m
     spacing: float,  # m, between nodes
 ) -> Edges:
-    "Each node to its 8 neighbours 1, 3 and 9 nodes away, as far as the mesh reaches; offset by offset, then row by row."
+    """Each node to its 8 neighbours 1, 3 and 9 nodes away, as far as the mesh reaches; offset by
+    offset, then row by row."""
     row, column = np.indices((len(rows), len(columns)))
     a, b, level = (np.array(v)[:, None, None] for v in zip(*OFFSETS))
-    inside = (row + a >= 0) & (row + a < len(rows)) & (column + b >= 0) & (column + b < len(columns))
-    r, c, r2, c2, level = (np.broadcast_to(v, inside.shape)[inside] for v in (row, column, row + a, column + b, level))
+    inside = (
+        (row + a >= 0) & (row + a < len(rows)) & (column + b >= 0) & (column + b < len(columns))
+    )
+    r, c, r2, c2, level = (
+        np.broadcast_to(v, inside.shape)[inside] for v in (row, column, row + a, column + b, level)
+    )
     unit = spacing * np.array(MESH_LEVELS)[level]
     features = _features((rows[r2], columns[c2]), (rows[r], columns[c]), dx, dy, unit, level)
     return _edges(r2 * len(columns) + c2, r * len(columns) + c, features)
@@ -121,10 +138,13 @@ def decode_edges(
     spacing: float,  # m, between nodes
 ) -> Edges:  # all cells from their first corner, then all cells from their second …
     "The four surrounding nodes to each cell."
-    r, c = surrounding_nodes(rows, shape[0]).T[:, None, :, None], surrounding_nodes(columns, shape[1]).T[None, :, None, :]
+    r = surrounding_nodes(rows, shape[0]).T[:, None, :, None]
+    c = surrounding_nodes(columns, shape[1]).T[None, :, None, :]
     i, j = np.arange(shape[0])[None, None, :, None], np.arange(shape[1])[None, None, None, :]
     r, c, i, j = (v.ravel() for v in np.broadcast_arrays(r, c, i, j))
-    features = _features((rows[r], columns[c]), (i, j), dx, dy, np.full(i.size, spacing / 2), np.zeros(i.size))
+    features = _features(
+        (rows[r], columns[c]), (i, j), dx, dy, np.full(i.size, spacing / 2), np.zeros(i.size)
+    )
     return _edges(r * len(columns) + c, i * shape[1] + j, features)
 
 # %% ../../nbs/networks/03_mesh.ipynb #a7317252
@@ -134,11 +154,25 @@ def make_mesh(
     dy: float | None = None,  # m between rows; None: 1
     every: int = 3,  # cells from one node to the next
 ) -> Mesh:
-    "Nodes every few cells and the edges between cells and nodes. Raises ValueError for sizes that make no mesh."
-    dx, dy = np.ones(shape[0]) if dx is None else np.asarray(dx, "float64"), 1.0 if dy is None else float(dy)
-    if min(shape) < 1 or every < 1: raise ValueError(f"a mesh needs at least one cell and every ≥ 1, not {tuple(shape)} and {every}.")
+    """Nodes every few cells and the edges between cells and nodes.
+
+    Raises ValueError for sizes that make no mesh."""
+    dx = np.ones(shape[0]) if dx is None else np.asarray(dx, "float64")
+    dy = 1.0 if dy is None else float(dy)
+    if min(shape) < 1 or every < 1:
+        raise ValueError(
+            f"a mesh needs at least one cell and every ≥ 1, not {tuple(shape)} and {every}."
+        )
     if dx.shape != (shape[0],) or not (np.isfinite(dx).all() and dx.min() > 0 and 0 < dy < np.inf):
-        raise ValueError(f"dx needs one positive length for each of {shape[0]} rows, and dy one: got {dx.shape} and {dy}.")
+        raise ValueError(
+            f"dx needs one positive length for each of {shape[0]} rows, and dy one: got "
+            f"{dx.shape} and {dy}."
+        )
     nodes, gaps = zip(*((node_positions(n, every), node_spacing(n, every)) for n in shape))
     known = dx, dy, np.sqrt(gaps[0] * dy * gaps[1] * dx.mean())
-    return Mesh(*nodes, encode_edges(*nodes, shape, *known), process_edges(*nodes, *known), decode_edges(*nodes, shape, *known))
+    return Mesh(
+        *nodes,
+        encode_edges(*nodes, shape, *known),
+        process_edges(*nodes, *known),
+        decode_edges(*nodes, shape, *known),
+    )

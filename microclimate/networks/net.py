@@ -27,7 +27,8 @@ def init_near_zero(
     layer: nn.Module,  # the last of a network, with weight and bias
     std: float = 0.01,
 ) -> nn.Module:  # the same
-    "First weights of the last layer: near zero, yet not zero, so that gradients reach every layer at the first step."
+    """First weights of the last layer: near zero, yet not zero, so that gradients reach every
+    layer at the first step."""
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
@@ -59,8 +60,13 @@ class Net(nn.Module):
         for name in ("residual", "scale"): self._per_channel(name, config["channels"])
 
     def _per_channel(self, name, channels):
-        values = self.config[name] = [1.0] * channels if self.config[name] is None else [float(v) for v in self.config[name]]
-        if len(values) != channels: raise ValueError(f"{name} has {len(values)} values for {channels} channels: give one each.")
+        values = self.config[name] = (
+            [1.0] * channels if self.config[name] is None else [float(v) for v in self.config[name]]
+        )
+        if len(values) != channels:
+            raise ValueError(
+                f"{name} has {len(values)} values for {channels} channels: give one each."
+            )
         self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @staticmethod
@@ -87,29 +93,49 @@ class Net(nn.Module):
         c = self.config
         want, known = (c["history"] * c["channels"], *c["shape"]), (c["aux"], *c["shape"])
         if tuple(x.shape[1:]) != want:
-            raise ValueError(f"the network was built for inputs (batch, {str(want)[1:]} but got {tuple(x.shape)}.")
-        if (aux is None) != (c["aux"] == 0): raise ValueError(f"the network takes {c['aux']} aux fields: pass exactly these.")
+            raise ValueError(
+                f"the network was built for inputs (batch, {str(want)[1:]} but got "
+                f"{tuple(x.shape)}."
+            )
+        if (aux is None) != (c["aux"] == 0):
+            raise ValueError(f"the network takes {c['aux']} aux fields: pass exactly these.")
         if aux is not None and tuple(aux.shape[1:]) != known:
-            raise ValueError(f"the network was built for aux (batch, {str(known)[1:]} but got {tuple(aux.shape)}.")
+            raise ValueError(
+                f"the network was built for aux (batch, {str(known)[1:]} but got "
+                f"{tuple(aux.shape)}."
+            )
 
     def hidden(self) -> dict:  # name: (number, {tensor: (axis, parts)})
-        "The hidden units of all layers that name some, and where they lie: along an axis, which has so many parts one after another."
-        named = ((path, part.hidden()) for path, part in self.named_modules() if part is not self and hasattr(part, "hidden"))
+        """The hidden units of all layers that name some, and where they lie: along an axis, which
+        has so many parts one after another."""
+        named = (
+            (path, part.hidden())
+            for path, part in self.named_modules()
+            if part is not self and hasattr(part, "hidden")
+        )
         at = lambda path, tensors: {f"{path}.{name}": place for name, place in tensors.items()}
-        return {f"{path}.{kind}": (n, at(path, where)) for path, kinds in named for kind, (n, where) in kinds.items()}
+        return {
+            f"{path}.{kind}": (n, at(path, where))
+            for path, kinds in named
+            for kind, (n, where) in kinds.items()
+        }
 
     def keep(self, chosen: dict):  # name of hidden units: which of them (n,)
         "Remove all other hidden units of these layers; `config` then builds the smaller network."
         hidden = self.hidden()
         for name, which in chosen.items():
             number, tensors = hidden[name]
-            for path, (axis, parts) in tensors.items(): _narrow(self, path, axis, parts, number, which)
-        self.config["kept"] = (self.config["kept"] or {}) | {name: len(which) for name, which in chosen.items()}
+            for path, (axis, parts) in tensors.items():
+                _narrow(self, path, axis, parts, number, which)
+        self.config["kept"] = (self.config["kept"] or {}) | {
+            name: len(which) for name, which in chosen.items()
+        }
 
     def margin(self, multiple):
         "Prepare `pad` and `crop`; gives the padded (h, w), both divisible by `multiple`."
         rows, columns = (reflect_index(n, multiple) for n in self.config["shape"])
-        for name, index in (("rows", rows), ("columns", columns)): self.register_buffer(name, torch.as_tensor(index), persistent=False)
+        for name, index in (("rows", rows), ("columns", columns)):
+            self.register_buffer(name, torch.as_tensor(index), persistent=False)
         return len(rows), len(columns)
 
     def pad(self, x):
@@ -119,17 +145,25 @@ class Net(nn.Module):
 
     def crop(self, x):
         "Undo `pad`."
-        (h, w), top, left = self.config["shape"], *((len(i) - n) // 2 for i, n in zip((self.rows, self.columns), self.config["shape"]))
+        (h, w), top, left = (
+            self.config["shape"],
+            *((len(i) - n) // 2 for i, n in zip((self.rows, self.columns), self.config["shape"])),
+        )
         return x[:, :, top:top + h, left:left + w]
 
 # %% ../../nbs/networks/00_net.ipynb #c07f0713
-HIDDEN = {"fc1.weight": (0, 1), "fc1.bias": (0, 1), "fc2.weight": (1, 1)}  # between two layers of these names
+# between two layers of these names
+HIDDEN = {"fc1.weight": (0, 1), "fc1.bias": (0, 1), "fc2.weight": (1, 1)}
 
 def _narrow(net, path, axis, parts, number, which):
     "Take some hidden units of a tensor."
     module, name = net.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
     old = getattr(module, name)
-    places = torch.arange(old.shape[axis], device=old.device).view(parts, number, -1)[:, list(which)].flatten()
+    places = (
+        torch.arange(old.shape[axis], device=old.device)
+        .view(parts, number, -1)[:, list(which)]
+        .flatten()
+    )
     new = old.detach().index_select(axis, places)
     setattr(module, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
     for size in (("out_features", "out_channels", "num_features"), ("in_features", "in_channels"))[axis]:

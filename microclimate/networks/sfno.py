@@ -24,7 +24,8 @@ def position_encoding(
     columns: int,  # token columns
     width: int,  # channels, divisible by 4
 ) -> np.ndarray:  # (rows·columns, width)
-    "Sines and cosines of row and column number at geometrically spaced frequencies (Vaswani et al., 2017, in two dimensions)."
+    """Sines and cosines of row and column number at geometrically spaced frequencies (Vaswani et
+    al., 2017, in two dimensions)."""
     frequency = 10000.0 ** -(np.arange(width // 4) / (width // 4))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     angles = [place.reshape(-1, 1) * frequency for place in (row, column)]
@@ -82,11 +83,15 @@ class CrossLevel(nn.Module):
     ):
         super().__init__()
         low, mid, top = dims
-        self.heads, self.pools = heads, (stride**2 // 2, stride // 2)  # to twice the rows and columns of the tokens
+        # to twice the rows and columns of the tokens
+        self.heads = heads
+        self.pools = (stride**2 // 2, stride // 2)
         self.lift = nn.Linear(low, mid)
         self.level = nn.Parameter(0.02 * torch.randn(2, mid))
         self.norm, self.norm_q = nn.LayerNorm(mid), nn.LayerNorm(top)
-        self.kv, self.q, self.proj = nn.Linear(mid, 2 * top), nn.Linear(top, top), nn.Linear(top, top)
+        self.kv = nn.Linear(mid, 2 * top)
+        self.q = nn.Linear(top, top)
+        self.proj = nn.Linear(top, top)
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(
@@ -95,7 +100,9 @@ class CrossLevel(nn.Module):
         h1: torch.Tensor,  # (b, d1, h, w)
         h2: torch.Tensor,  # (b, d2, h/4, w/4)
     ) -> torch.Tensor:  # (b, n, d3)
-        fine, middle = (F.avg_pool2d(h, k).flatten(2).transpose(1, 2) for h, k in zip((h1, h2), self.pools))
+        fine, middle = (
+            F.avg_pool2d(h, k).flatten(2).transpose(1, 2) for h, k in zip((h1, h2), self.pools)
+        )
         seen = torch.cat([self.lift(fine) + self.level[0], middle + self.level[1]], 1)
         k, v = self.kv(self.norm(seen)).chunk(2, 2)
         return x + self.gate.tanh() * self.proj(attention(self.q(self.norm_q(x)), k, v, self.heads))
@@ -107,7 +114,11 @@ def same_size_convolution(
     kernel: int,  # 1 or 3
 ) -> nn.Conv2d:
     "A convolution that keeps the size of the map."
-    return Pointwise(inputs, outputs, 1) if kernel == 1 else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    return (
+        Pointwise(inputs, outputs, 1)
+        if kernel == 1
+        else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    )
 
 def run(part, *inputs): return part(*inputs)
 
@@ -122,7 +133,9 @@ class SFNOLevel(nn.Module):
     ):
         super().__init__()
         self.conv, self.norm = conv, CNorm(conv.out_channels)
-        self.blocks = nn.ModuleList(SFNOBlock(conv.out_channels, shape, **block) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            SFNOBlock(conv.out_channels, shape, **block) for _ in range(depth)
+        )
 
     def forward(
         self,
@@ -149,11 +162,57 @@ def coarsen_globe(
 
 # %% ../../nbs/networks/02_sfno.ipynb #a9c97fb1
 SFNO_PRESETS = {
-    "tiny": dict(dims=(16, 32, 64), modes=(8, 6, 2), blocks=4, layers=2, heads=4, cross=1, mlp=(2, 2, 2), d1=16),
-    "small": dict(dims=(32, 64, 128), modes=(16, 8, 4), blocks=4, layers=4, heads=4, cross=1, mlp=(2, 4, 4), d1=24),
-    "base": dict(dims=(96, 192, 384), modes=(32, 16, 8), blocks=8, layers=8, heads=8, cross=2, mlp=(4, 4, 4), d1=64),
-    "full": dict(dims=(256, 512, 1024), modes=(32, 16, 8), blocks=8, layers=12, heads=16, cross=2, mlp=(4, 4, 4), d1=128),
-    "full-fast": dict(dims=(256, 512, 1024), modes=(32, 16, 8), blocks=8, layers=12, heads=16, cross=3, mlp=(2, 4, 4), d1=128, fuse=1),
+    "tiny": dict(
+        dims=(16, 32, 64),
+        modes=(8, 6, 2),
+        blocks=4,
+        layers=2,
+        heads=4,
+        cross=1,
+        mlp=(2, 2, 2),
+        d1=16,
+    ),
+    "small": dict(
+        dims=(32, 64, 128),
+        modes=(16, 8, 4),
+        blocks=4,
+        layers=4,
+        heads=4,
+        cross=1,
+        mlp=(2, 4, 4),
+        d1=24,
+    ),
+    "base": dict(
+        dims=(96, 192, 384),
+        modes=(32, 16, 8),
+        blocks=8,
+        layers=8,
+        heads=8,
+        cross=2,
+        mlp=(4, 4, 4),
+        d1=64,
+    ),
+    "full": dict(
+        dims=(256, 512, 1024),
+        modes=(32, 16, 8),
+        blocks=8,
+        layers=12,
+        heads=16,
+        cross=2,
+        mlp=(4, 4, 4),
+        d1=128,
+    ),
+    "full-fast": dict(
+        dims=(256, 512, 1024),
+        modes=(32, 16, 8),
+        blocks=8,
+        layers=12,
+        heads=16,
+        cross=3,
+        mlp=(2, 4, 4),
+        d1=128,
+        fuse=1,
+    ),
 }
 
 # %% ../../nbs/networks/02_sfno.ipynb #e099bf49
@@ -189,11 +248,27 @@ class SFNO(Net):
         seed: int | None = 0,  # first weights; None: torch's global generator
     ):
         super().__init__(locals())
-        if layers % max(cross, 1): raise ValueError(f"cross={cross} does not divide layers={layers}: choose one that does.")
-        if stride not in (2, 4): raise ValueError(f"stride is {stride}: levels can be 2 or 4 times coarser than the one before.")
+        if layers % max(cross, 1):
+            raise ValueError(
+                f"cross={cross} does not divide layers={layers}: choose one that does."
+            )
+        if stride not in (2, 4):
+            raise ValueError(
+                f"stride is {stride}: levels can be 2 or 4 times coarser than the one before."
+            )
         shapes, globes = self._maps(transform, globe, stride)
-        levels = [dict(shape=shapes[i], modes=modes[i], blocks=blocks, ratio=mlp[i], transform=transform, globe=globes[i], dropout=dropout)
-                  for i in range(3)]
+        levels = [
+            dict(
+                shape=shapes[i],
+                modes=modes[i],
+                blocks=blocks,
+                ratio=mlp[i],
+                transform=transform,
+                globe=globes[i],
+                dropout=dropout,
+            )
+            for i in range(3)
+        ]
         with seeded(seed):
             self._encoder(history * channels + aux, dims, stride, levels)
             self._processor(dims, shapes[2], layers, heads, cross, stride, dropout)
@@ -204,10 +279,17 @@ class SFNO(Net):
         "Shape and globe of the three levels."
         h, w = self.margin(stride**2)
         if transform == "spherical" and (h, w) != self.config["shape"]:
-            raise ValueError(f"transform 'spherical' needs sides divisible by {stride**2}, not {self.config['shape']}: "
-                             "a globe cannot be padded.")
+            raise ValueError(
+                f"transform 'spherical' needs sides divisible by {stride**2}, not "
+                f"{self.config['shape']}: "
+                "a globe cannot be padded."
+            )
         second = coarsen_globe(globe, w, stride)
-        return [(h // k, w // k) for k in (1, stride, stride**2)], [globe, second, coarsen_globe(second, w // stride, stride)]
+        return [(h // k, w // k) for k in (1, stride, stride**2)], [
+            globe,
+            second,
+            coarsen_globe(second, w // stride, stride),
+        ]
 
     def _encoder(self, seen, dims, stride, levels):
         a, b, c = dims
@@ -217,14 +299,23 @@ class SFNO(Net):
         self.l3 = SFNOLevel(nn.Conv2d(b, c, stride, stride), depth=2, **levels[2])
 
     def _processor(self, dims, shape, layers, heads, cross, stride, dropout):
-        self.register_buffer("spot", torch.as_tensor(position_encoding(*shape, dims[2]), dtype=torch.float32), persistent=False)
-        self.layers = nn.ModuleList(TransformerLayer(dims[2], heads, dropout) for _ in range(layers))
+        self.register_buffer(
+            "spot",
+            torch.as_tensor(position_encoding(*shape, dims[2]), dtype=torch.float32),
+            persistent=False,
+        )
+        self.layers = nn.ModuleList(
+            TransformerLayer(dims[2], heads, dropout) for _ in range(layers)
+        )
         self.cross = nn.ModuleList(CrossLevel(dims, heads, stride) for _ in range(cross))
         self.norm = nn.LayerNorm(dims[2])
 
     def _decoder(self, dims, d1, channels, fuse, stride, levels):
         a, b, c = dims
-        self.up3, self.up2 = (nn.Sequential(Pointwise(i, stride**2 * o, 1), nn.PixelShuffle(stride)) for i, o in ((c, b), (b, a)))
+        self.up3, self.up2 = (
+            nn.Sequential(Pointwise(i, stride**2 * o, 1), nn.PixelShuffle(stride))
+            for i, o in ((c, b), (b, a))
+        )
         self.d3 = SFNOLevel(same_size_convolution(2 * b, b, fuse), depth=1, **levels[1])
         self.d2 = SFNOLevel(same_size_convolution(2 * a, a, fuse), depth=1, **levels[0])
         self.d1 = SFNOLevel(same_size_convolution(2 * a, d1, fuse), depth=1, **levels[0])
@@ -260,7 +351,8 @@ class SFNO(Net):
         return h1, h2, self.l3(h2, self._run)
 
     def process(self, h1, h2, h3):
-        "Transformer over the coarse tokens, with a look at the finer levels after every few layers."
+        """Transformer over the coarse tokens, with a look at the finer levels after every few
+        layers."""
         x = h3.flatten(2).transpose(1, 2) + self.spot
         every = len(self.layers) // max(len(self.cross), 1)
         for i, layer in enumerate(self.layers):

@@ -68,7 +68,8 @@ def longitude_matrices(
     "Analysis and synthesis along a row: real field to `[re | im]` of wavenumbers 0…M−1 and back."
     k = wavenumbers(n, modes)
     angle, E, P = waves(n, k, extend)
-    once = np.where((k == 0) | (2 * k == P), 1, 2)[:, None]  # every other wave stands for its mirror image −k too
+    # every other wave stands for its mirror image −k too
+    once = np.where((k == 0) | (2 * k == P), 1, 2)[:, None]
     analysis = np.concatenate([np.cos(angle) @ E, -np.sin(angle) @ E])
     synthesis = np.concatenate([once * np.cos(angle), -once * np.sin(angle)])[:, :n].T
     return analysis / math.sqrt(P), synthesis / math.sqrt(P)
@@ -79,12 +80,15 @@ def latitude_matrices(
     modes: int,  # wavenumbers asked for, per sign
     extend: bool,  # continue the field by n/8 points
 ) -> tuple[np.ndarray, np.ndarray]:  # Ah (2R, 2n), Sh (2n, 2R)
-    "Analysis and synthesis along a column of complex numbers: re, im, re, im, … to all real parts above all imaginary parts, and back."
+    """Analysis and synthesis along a column of complex numbers: re, im, re, im, … to all real
+    parts above all imaginary parts, and back."""
     angle, E, P = waves(n, wavenumbers(n, modes, both=True), extend)
     C, S = np.cos(angle) @ E, np.sin(angle) @ E
     c, s = np.cos(angle)[:, :n].T, np.sin(angle)[:, :n].T
     analysis = np.concatenate([np.stack([C, S], 2), np.stack([-S, C], 2)]).reshape(-1, 2 * n)
-    synthesis = np.stack([np.concatenate([c, -s], 1), np.concatenate([s, c], 1)], 1).reshape(2 * n, -1)
+    synthesis = np.stack([np.concatenate([c, -s], 1), np.concatenate([s, c], 1)], 1).reshape(
+        2 * n, -1
+    )
     return analysis / math.sqrt(P), synthesis / math.sqrt(P)
 
 # %% ../../nbs/networks/01_spectral.ipynb #c0202183
@@ -102,7 +106,8 @@ def _along_rows(matrix, x):  # (m, w), (b, h, w, c) -> (b, h, m, c)
 
 # %% ../../nbs/networks/01_spectral.ipynb #8d49c16a
 class Fourier(nn.Module):
-    "Truncated two-dimensional Fourier transform of a periodic (`extend=False`) or regional (`extend=True`) map."
+    """Truncated two-dimensional Fourier transform of a periodic (`extend=False`) or regional
+    (`extend=True`) map."""
     shared_orders = False  # each wave has its own weights
 
     def __init__(
@@ -115,8 +120,15 @@ class Fourier(nn.Module):
         self.shape, self.extend = tuple(shape), extend
         self.rows = len(wavenumbers(shape[0], modes, both=True))
         self.columns = len(wavenumbers(shape[1], modes))
-        pairs = zip(("Ah", "Sh", "Aw", "Sw"), latitude_matrices(shape[0], modes, extend) + longitude_matrices(shape[1], modes, extend))
-        for name, matrix in pairs: self.register_buffer(name, torch.as_tensor(matrix, dtype=torch.float32), persistent=False)
+        pairs = zip(
+            ("Ah", "Sh", "Aw", "Sw"),
+            latitude_matrices(shape[0], modes, extend)
+            + longitude_matrices(shape[1], modes, extend),
+        )
+        for name, matrix in pairs:
+            self.register_buffer(
+                name, torch.as_tensor(matrix, dtype=torch.float32), persistent=False
+            )
 
     def analysis(
         self,
@@ -133,7 +145,9 @@ class Fourier(nn.Module):
     ) -> torch.Tensor:  # (b, c, h, w)
         "Coefficients to map."
         b, c = z.shape[0], z.shape[-1]
-        x = _left(self.Sh, z.reshape(b, 2 * self.rows, -1)).view(b, self.shape[0], 2 * self.columns, c)
+        x = _left(self.Sh, z.reshape(b, 2 * self.rows, -1)).view(
+            b, self.shape[0], 2 * self.columns, c
+        )
         return _along_rows(self.Sw, x).permute(0, 3, 1, 2)
 
     def extra_repr(self): return f"shape={self.shape}, rows={self.rows}, columns={self.columns}, extend={self.extend}"
@@ -154,14 +168,17 @@ def legendre(
         out[m, m] = diagonal
         for l in range(m + 1, degrees):
             b = math.sqrt(((l - 1) ** 2 - m * m) / (4 * (l - 1) ** 2 - 1)) if l > m + 1 else 0
-            out[m, l] = math.sqrt((4 * l * l - 1) / (l * l - m * m)) * (x * out[m, l - 1] - b * out[m, l - 2])
+            out[m, l] = math.sqrt((4 * l * l - 1) / (l * l - m * m)) * (
+                x * out[m, l - 1] - b * out[m, l - 2]
+            )
     return out
 
 # %% ../../nbs/networks/01_spectral.ipynb #56c1af78
 def quadrature(
     x: np.ndarray,  # (n,) sine of latitude
 ) -> np.ndarray:  # (n,) weights, sum 2
-    "Interpolatory weights: exact for polynomials of degree below n (least squares, so that uneven points keep tame weights)."
+    """Interpolatory weights: exact for polynomials of degree below n (least squares, so that
+    uneven points keep tame weights)."""
     n = len(x)
     P = legendre(n, 1, x)[0] * math.sqrt(4 * math.pi)
     return np.linalg.lstsq(P, 2.0 * (np.arange(n) == 0), rcond=None)[0]
@@ -176,21 +193,28 @@ def whole_globe(
     "Do the rows reach both poles, and do the columns go once around?"
     step = abs(latitude[0] - latitude[-1]) / max(len(latitude) - 1, 1)
     around = (east - west) * columns / max(columns - 1, 1)
-    return bool(abs(around - 360) < 0.01 and 90 - max(latitude) < 1.001 * step and 90 + min(latitude) < 1.001 * step)
+    return bool(
+        abs(around - 360) < 0.01
+        and 90 - max(latitude) < 1.001 * step
+        and 90 + min(latitude) < 1.001 * step
+    )
 
 def check_sphere(latitude, columns, west, east):
     "Raises ValueError unless the map is a `whole_globe`."
     if not whole_globe(latitude, columns, west, east):
         raise ValueError(
-            f"transform 'spherical' needs the whole globe, but the grid covers {min(latitude):g}…{max(latitude):g} °N and "
-            f"{west:g}…{east:g} °E. Use transform='planar' for a region.")
+            f"transform 'spherical' needs the whole globe, but the grid covers "
+            f"{min(latitude):g}…{max(latitude):g} °N and "
+            f"{west:g}…{east:g} °E. Use transform='planar' for a region."
+        )
 
 # %% ../../nbs/networks/01_spectral.ipynb #df2af401
 class Spherical(nn.Module):
     """Truncated spherical harmonic transform of a global latitude–longitude map, degrees and orders below `modes`.
 
     Raises ValueError for a grid that is not the whole globe."""
-    shared_orders = True  # one weight matrix per degree: turning the globe must not change the layer
+    # one weight matrix per degree: turning the globe must not change the layer
+    shared_orders = True
 
     def __init__(
         self,
@@ -202,15 +226,22 @@ class Spherical(nn.Module):
     ):
         super().__init__()
         h, w = self.shape = tuple(shape)
-        latitude = 90 - (np.arange(h) + 0.5) * 180 / h if latitude is None else np.asarray(latitude, float)
+        latitude = (
+            90 - (np.arange(h) + 0.5) * 180 / h if latitude is None else np.asarray(latitude, float)
+        )
         check_sphere(latitude, w, west, west + 360 * (w - 1) / w if east is None else east)
         self.rows = clip_modes(h, modes)
         self.columns = min(self.rows, clip_modes(w, modes))
         x = np.sin(np.deg2rad(latitude))
         P, root = legendre(self.rows, self.columns, x), math.sqrt(w)
         Aw, Sw = longitude_matrices(w, self.columns, extend=False)
-        pairs = dict(Aw=Aw * 2 * math.pi / root, Sw=Sw * root, Ah=P * quadrature(x), Sh=P.transpose(0, 2, 1))
-        for name, matrix in pairs.items(): self.register_buffer(name, torch.as_tensor(matrix, dtype=torch.float32), persistent=False)
+        pairs = dict(
+            Aw=Aw * 2 * math.pi / root, Sw=Sw * root, Ah=P * quadrature(x), Sh=P.transpose(0, 2, 1)
+        )
+        for name, matrix in pairs.items():
+            self.register_buffer(
+                name, torch.as_tensor(matrix, dtype=torch.float32), persistent=False
+            )
 
     def analysis(
         self,
@@ -238,8 +269,13 @@ def periodic(shape, modes, globe=None):
     return Fourier(shape, modes, extend=False)
 
 def spherical(shape, modes, globe=None):
-    "Spherical harmonic transform; `globe` is (latitudes, west, east) in degrees, None for equal bands once around, False for a region."
-    if globe is False: raise ValueError("transform 'spherical' needs the whole globe, but the map is a region. Use transform='planar'.")
+    """Spherical harmonic transform; `globe` is (latitudes, west, east) in degrees, None for equal
+    bands once around, False for a region."""
+    if globe is False:
+        raise ValueError(
+            "transform 'spherical' needs the whole globe, but the map is a region. Use "
+            "transform='planar'."
+        )
     return Spherical(shape, modes, *(globe or ()))
 
 TRANSFORMS = dict(planar=planar, periodic=periodic, spherical=spherical)
@@ -251,8 +287,11 @@ def make_transform(
     modes: int,  # wavenumbers asked for, clipped to what the grid carries
     globe: tuple | bool | None = None,  # as `spherical` reads it
 ) -> nn.Module:
-    "Transform by name. Raises ValueError for an unknown name, or for 'spherical' on a grid that is not the globe."
-    if name not in TRANSFORMS: raise ValueError(f"unknown transform {name!r}: choose one of {', '.join(TRANSFORMS)}.")
+    """Transform by name.
+
+    Raises ValueError for an unknown name, or for 'spherical' on a grid that is not the globe."""
+    if name not in TRANSFORMS:
+        raise ValueError(f"unknown transform {name!r}: choose one of {', '.join(TRANSFORMS)}.")
     return TRANSFORMS[name](shape, modes, globe)
 
 # %% ../../nbs/networks/01_spectral.ipynb #06ee5128
@@ -270,11 +309,16 @@ class SpectralLayer(nn.Module):
         globe: tuple | bool | None = None,  # as `spherical` reads it
     ):
         super().__init__()
-        if channels % blocks: raise ValueError(f"{blocks} blocks do not divide {channels} channels: choose blocks that do.")
+        if channels % blocks:
+            raise ValueError(
+                f"{blocks} blocks do not divide {channels} channels: choose blocks that do."
+            )
         self.transform, self.blocks = make_transform(transform, shape, modes, globe), blocks
         t, size = self.transform, channels // blocks
         self.waves = t.rows * (1 if t.shared_orders else t.columns)
-        self.weight = nn.Parameter(torch.randn(self.waves * blocks, size, 2 * size) / math.sqrt(2 * size))
+        self.weight = nn.Parameter(
+            torch.randn(self.waves * blocks, size, 2 * size) / math.sqrt(2 * size)
+        )
 
     def forward(
         self,
@@ -289,10 +333,17 @@ class SpectralLayer(nn.Module):
         z: torch.Tensor,  # (b, 2, R, M, c)
     ) -> torch.Tensor:  # (b, 2, R, M, c)
         "Multiply each wave's channels by its complex matrix."
-        sort, back = ((2, 4, 1, 0, 3, 5), (2, 0, 3, 1, 4)) if self.transform.shared_orders else ((2, 3, 4, 1, 0, 5), (3, 0, 1, 2, 4))
-        z = z.unflatten(4, (self.blocks, -1)).permute(sort)  # waves and blocks, re | im, what shares their weights, channels
+        sort, back = (
+            ((2, 4, 1, 0, 3, 5), (2, 0, 3, 1, 4))
+            if self.transform.shared_orders
+            else ((2, 3, 4, 1, 0, 5), (3, 0, 1, 2, 4))
+        )
+        # waves and blocks, re | im, what shares their weights, channels
+        z = z.unflatten(4, (self.blocks, -1)).permute(sort)
         size = [n for n, axis in zip(z.shape, sort) if axis != 1]
-        o = torch.bmm(z.reshape(len(self.weight), -1, size[-1]), self.weight).view(len(self.weight), 2, -1, 2, size[-1])
+        o = torch.bmm(z.reshape(len(self.weight), -1, size[-1]), self.weight).view(
+            len(self.weight), 2, -1, 2, size[-1]
+        )
         re, im = o[:, 0, :, 0] - o[:, 1, :, 1], o[:, 0, :, 1] + o[:, 1, :, 0]
         return torch.stack([part.view(size).permute(back) for part in (re, im)], 1).flatten(4)
 
@@ -304,17 +355,21 @@ class CNorm(nn.Module):
         channels: int,  # C
     ):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(
         self,
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias).permute(0, 3, 1, 2)
+        return F.layer_norm(
+            x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias
+        ).permute(0, 3, 1, 2)
 
 # %% ../../nbs/networks/01_spectral.ipynb #57ce459f
 class Pointwise(nn.Conv2d):
-    "The same matrix for the channels of every pixel: `nn.Conv2d` for 1×1 kernels, `Pointwise(c, C, 1)`."
+    """The same matrix for the channels of every pixel: `nn.Conv2d` for 1×1 kernels, `Pointwise(c,
+    C, 1)`."""
     def forward(
         self,
         x: torch.Tensor,  # (b, c, h, w)
@@ -322,24 +377,29 @@ class Pointwise(nn.Conv2d):
         return _pointwise(x, self.weight, self.bias)
 
 def _pointwise(x, weight, bias):
-    "A 1×1 convolution, of strips of the map; plain where it is compiled or exported, for another library runs it then."
+    """A 1×1 convolution, of strips of the map; plain where it is compiled or exported, for another
+    library runs it then."""
     if torch.compiler.is_compiling(): return F.conv2d(x, weight, bias)
     b, c, h, w = x.shape
     strips = x.permute(0, 2, 3, 1).reshape(-1, h // math.gcd(h, 16), w, c).permute(0, 3, 1, 2)
-    return F.conv2d(strips, weight, bias).permute(0, 2, 3, 1).reshape(b, h, w, -1).permute(0, 3, 1, 2)
+    return (
+        F.conv2d(strips, weight, bias).permute(0, 2, 3, 1).reshape(b, h, w, -1).permute(0, 3, 1, 2)
+    )
 
 def scaled(
     layer: nn.Module,  # a Pointwise, or what has been wrapped around one
     gain: torch.Tensor,  # (C, 1, 1)
     x: torch.Tensor,  # (b, c, h, w)
 ) -> torch.Tensor:  # (b, C, h, w)
-    "`gain * layer(x)`; the gain goes into the weights where they are at hand: there are fewer of them than of pixels."
+    """`gain * layer(x)`; the gain goes into the weights where they are at hand: there are fewer of
+    them than of pixels."""
     if type(layer) is not Pointwise or torch.compiler.is_exporting(): return gain * layer(x)
     return _pointwise(x, gain[..., None] * layer.weight, gain.flatten() * layer.bias)
 
 # %% ../../nbs/networks/01_spectral.ipynb #3f5b141c
 class SFNOBlock(nn.Module):
-    "`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023, arXiv:2306.03838)."
+    """`x + γ₁·Spectral(CNorm(x))`, then `x + γ₂·MLP(CNorm(x))` (after Bonev et al., 2023,
+    arXiv:2306.03838)."""
     def __init__(
         self,
         channels: int,  # C
@@ -354,8 +414,11 @@ class SFNOBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = CNorm(channels), CNorm(channels)
         self.spectral = SpectralLayer(channels, shape, modes, blocks, transform, globe)
-        self.fc1, self.fc2 = Pointwise(channels, ratio * channels, 1), Pointwise(ratio * channels, channels, 1)
-        self.gamma1, self.gamma2 = (nn.Parameter(torch.full((channels, 1, 1), 0.1)) for _ in range(2))
+        self.fc1 = Pointwise(channels, ratio * channels, 1)
+        self.fc2 = Pointwise(ratio * channels, channels, 1)
+        self.gamma1, self.gamma2 = (
+            nn.Parameter(torch.full((channels, 1, 1), 0.1)) for _ in range(2)
+        )
         self.drop = nn.Dropout2d(dropout)
 
     def forward(
@@ -363,8 +426,10 @@ class SFNOBlock(nn.Module):
         x: torch.Tensor,  # (b, c, h, w)
     ) -> torch.Tensor:  # (b, c, h, w)
         x = x + self.drop(self.spectral(self.norm1(x), self.gamma1.flatten()))
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling(): return x + self.drop(self.mlp(x))
-        for strip in x.split(self.strip(x), 2): strip += self.mlp(strip)  # nothing else holds this sum
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return x + self.drop(self.mlp(x))
+        # nothing else holds this sum
+        for strip in x.split(self.strip(x), 2): strip += self.mlp(strip)
         return x
 
     def mlp(self, x):

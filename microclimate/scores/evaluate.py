@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'TRUTH_STATISTICS', 'METRICS', 'ADDITIVE_STATISTICS', 'TABLE_COLUMNS', 'statistics', 'combine',
            'find_metric', 'finish_scores', 'scored_variables', 'score', 'needed_statistics', 'with_vector_wind',
-           'with_skill', 'bootstrap_draws', 'default_block_hours', 'metric_units', 'to_table', 'compare',
+           'with_skill', 'bootstrap_draws', 'default_block_hours', 'metric_units', 'to_table', 'score_table', 'compare',
            'default_metrics', 'with_common_gaps', 'common_starts', 'error_maps']
 
 # %% ../../nbs/scores/04_evaluate.ipynb #20b5d1a4
@@ -333,6 +333,43 @@ def _student(blocks: int) -> float:
     if blocks < 2: return 1.0
     return float(np.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, 0.975) / ndtri(0.975))
 
+# %% ../../nbs/scores/04_evaluate.ipynb #fa631305
+def score_table(
+    forecast: xr.Dataset,  # init_time, lead_time and the grid
+    truth: xr.Dataset,  # time and the grid
+    metrics: Sequence[str] = ("rmse", "bias"),  # keys of METRICS, with their numbers
+    lead_hours: Sequence[float] | None = None,  # default: up to four, evenly spread
+    **options: object,  # variables, climatology, mask, weights, missing: see `statistics`
+) -> pd.DataFrame:  # index (variable, units), columns (metric, lead_hours); physical units
+    """Score a forecast against the weather that came.
+
+    Means are weighted by area and taken over all starts; `compare` adds skill and confidence intervals.
+    A region is part of the index where `mask` names several.
+
+    Raises `WeatherError` where the two lie on different grids, share no variable or have no valid time
+    in common.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> ahead = mc.forecast(mc.load_model("sfno-tiny"), weather, "2024-06-07", lead_hours=24)
+    >>> mc.score(ahead, weather, metrics=["rmse"], lead_hours=[6, 24], variables=["2t"]).round(1)
+    metric          rmse
+    lead_hours        6    24
+    variable units
+    2t       K       ... ...
+    """
+    table = to_table(score(forecast, truth, metrics, **options))
+    hours = table["lead_hours"].unique()
+    shown = _quarters(hours) if lead_hours is None else lead_hours
+    rows = ["variable", "units"] if table["region"].nunique() == 1 else ["region", "variable", "units"]
+    part = table[table["lead_hours"].isin(shown)]
+    return part.pivot_table(index=rows, columns=["metric", "lead_hours"], values="value", sort=False)
+
+def _quarters(hours):
+    "Up to four leads, the last among them."
+    if len(hours) <= 4: return hours
+    return [hours[len(hours) * k // 4 - 1] for k in (1, 2, 3, 4)]
+
 # %% ../../nbs/scores/04_evaluate.ipynb #fc16c817
 def compare(
     forecasts: Sequence[xr.Dataset],  # each with attributes model and boundary
@@ -342,9 +379,25 @@ def compare(
     samples: int = 1000,  # of the bootstrap; 0 for no intervals
     block_hours: float | None = None,  # default: see `default_block_hours`
     seed: int = 0,  # of the bootstrap
-    **options,  # variables, climatology, mask, weights, missing: see `statistics`
+    **options: object,  # variables, climatology, mask, weights, missing: see `statistics`
 ) -> pd.DataFrame:  # one table of all scores, with the columns of TABLE_COLUMNS
-    "Score every forecast against the truth and add skill. Raises `WeatherError` for forecasts that cannot be compared."
+    """Score several forecasts against the same truth, with skill and confidence intervals.
+
+    Every forecast is scored on the starts that all of them have. Skill is 1 − RMSE / RMSE of each
+    reference among them; `low` and `high` are a 95 % interval from a block bootstrap over the starts.
+
+    Raises `WeatherError` for forecasts that share a name, have no start in common, or do not fit the
+    truth.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.baseline import Persistence
+    >>> weather = mc.open_weather("nature")
+    >>> models = [mc.load_model("sfno-tiny"), Persistence()]
+    >>> runs = [mc.forecast(model, weather, ["2024-06-05", "2024-06-06"], lead_hours=6) for model in models]
+    >>> table = mc.compare(runs, weather, variables=["2t"])
+    >>> sorted(table["metric"].unique())
+    ['bias', 'mae', 'rmse', 'skill_persistence']
+    """
     if metrics is None: metrics = default_metrics(options.get("climatology"))
     _check_names(forecasts)
     common = common_starts(forecasts)

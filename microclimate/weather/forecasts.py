@@ -8,6 +8,7 @@ __all__ = ['run_start', 'layout', 'chunks_for', 'name_members', 'to_ours', 'from
 
 # %% ../../nbs/weather/04_forecasts.ipynb #662a5b26
 import contextlib, hashlib, json, math, os, re, shutil, uuid, warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../nbs/weather/04_forecasts.ipynb #ea77ca36
@@ -17,15 +18,16 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_forecasts.ipynb #e1611b2c
 from ..errors import WeatherError
-from ..variables import CHANNELS, COLUMNS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, VARIABLES, in_order, variable
 from ..files import as_slice, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, provenance
 from ..grid import Grid, region as named_region
-from .open import _upright, columns, expand, find, join, read, time_span
+from .open import (expand_request, join_runs, open_file, orient_grid,
+                                       resolve_source, stack_levels, time_span)
 from .read import is_url, reading
-from .standardise import (AMOUNTS, conversion, derive, named_fields, habits,
-                                              lay_out, name_times, our_name, standardise, to_rates,
-                                              turn_winds, unit_that_fits, with_grid)
+from .standardise import (AMOUNTS, conversion, derive_variables, name_fields, file_conventions,
+                                              cut_region, name_times, our_name, standardise, to_rates,
+                                              rotate_winds, plausible_unit, attach_projection)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #38b8f11d
 def run_start(
@@ -82,11 +84,11 @@ def name_members(ds: xr.Dataset) -> xr.Dataset:
 # %% ../../nbs/weather/04_forecasts.ipynb #8640b3c8
 _unsaid = dict(tp="m", ssrd="J m-2", strd="J m-2")  # ERA5's units where they are not the table's
 
-def _lazy_fields(ds, named, path, wanted) -> dict:  # our name -> lazy DataArray that knows its units and habits
+def _lazy_fields(ds, named, path, wanted) -> dict:  # our name -> lazy DataArray that knows its units and conventions
     hours = lambda n: int(re.sub(r".*_(\d+)hr?$", r"\1", n)) if re.search(r"_\d+hr?$", n) else 0
-    fields = named_fields(named[sorted(named.data_vars, key=lambda n: hours(str(n)))], path, wanted)
+    fields = name_fields(named[sorted(named.data_vars, key=lambda n: hours(str(n)))], path, wanted)
     for name, da in fields.items():
-        da.attrs |= habits(name, da, ds.attrs)
+        da.attrs |= file_conventions(name, da, ds.attrs)
         if "prediction_timedelta" in ds.dims and not da.attrs.get("units"): da.attrs["units"] = _unsaid.get(name, variable(name).units)
     return fields
 
@@ -135,13 +137,13 @@ def from_leads(
 ) -> xr.Dataset | None:  # lazy; None where it can only be understood by reading it
     "A file in our layout or WeatherBench 2's as a forecast. Raises `WeatherError` for units and dimensions that make no sense."
     timed = name_times(ds, path)
-    named = lay_out(name_members(timed), path, box)
+    named = cut_region(name_members(timed), path, box)
     fields = _lazy_fields(ds, named, path, wanted)
     if any(_needs_values(name, da, path) for name, da in fields.items()): return None
     chunked = {n: da.chunk(chunks_for(da, _disk_chunks(ds, timed, da.attrs["source_name"]))) for n, da in fields.items()}
     ready = xr.Dataset({name: to_ours(name, _orderly(name, da, path), path) for name, da in chunked.items()})
     if "init_time" not in ready.dims: ready = _with_init(ready, named["init_time"].values.ravel()[0])
-    return _upright(with_grid(ready, named)).drop_attrs(deep=False)
+    return orient_grid(attach_projection(ready, named)).drop_attrs(deep=False)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #c0817c1f
 def _starts(ds, path) -> list:  # (start of a run, its Dataset); start None where the file does not say, or stands still
@@ -186,9 +188,9 @@ def _by_member(group, wanted, box) -> dict:  # member's number, or None -> stand
 
 def _of_run(pieces, start, asked) -> xr.Dataset:  # lead_time and the grid
     "Pieces of one run put together: rates instead of sums, winds to east and north."
-    ds = turn_winds(to_rates(join(pieces)[-1][1], start))
+    ds = rotate_winds(to_rates(join_runs(pieces)[-1][1], start))
     if "time" in ds.dims: ds = ds.assign_coords(time=ds["time"].values - start).rename(time="lead_time")
-    return derive(ds, asked)
+    return derive_variables(ds, asked)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #5a8eabf8
 def from_run(
@@ -205,7 +207,7 @@ def from_run(
     if len(members) > 1:
         moving = [n for n, da in whole.items() if "lead_time" in da.dims]
         whole = xr.concat(list(members.values()), pd.Index(list(members), name="number"), data_vars=moving, **_alike)
-    whole = _upright(_with_init(whole, start))
+    whole = orient_grid(_with_init(whole, start))
     fields = {n: _orderly(n, da, group[0][0]).astype("float32") for n, da in whole.items() if n != "crs"}
     return whole.assign(fields).drop_attrs(deep=False)
 
@@ -281,7 +283,7 @@ def _sorted(ds): return ds if ds.indexes["init_time"].is_monotonic_increasing el
 # %% ../../nbs/weather/04_forecasts.ipynb #efa31af3
 def pick(ds: xr.Dataset, variables, path) -> xr.Dataset:
     "Derive what can be, keep what was asked for. Raises `WeatherError` naming what is missing."
-    ds = derive(ds, CHANNELS if variables is None else variables)
+    ds = derive_variables(ds, CHANNELS if variables is None else variables)
     if variables is None: return ds
     levels = lambda v: sorted((n for n in ds.data_vars if re.fullmatch(rf"{v}\d+(\.\d+)?", str(n))), key=lambda n: float(n[1:]))
     names = [n for v in variables for n in (levels(v) or [v] if v in COLUMNS else [v])]
@@ -306,7 +308,7 @@ def check_units(ds: xr.Dataset, source) -> None:  # a forecast
         with reading(source): values = ds[name].isel(init_time=slice(1), lead_time=slice(-1, None)).values
         values, row = values[np.isfinite(values)], variable(str(name))
         if not values.size or row.low <= np.median(values) <= row.high: continue
-        unit = unit_that_fits(str(name), float(values.min()), float(values.max()))
+        unit = plausible_unit(str(name), float(values.min()), float(values.max()))
         advice = f"it looks like {unit}; correct" if unit else "correct"
         raise WeatherError(f"{name} in {source} is about {np.median(values):.4g} {row.units}, which is not possible "
                            f"({row.low:g} … {row.high:g}): {advice} the file's 'units' attribute.")
@@ -357,7 +359,7 @@ def _loaded(group, start, asked, **cut) -> list:  # of one forecast, or of none
 # %% ../../nbs/weather/04_forecasts.ipynb #232ed47b
 def _parts(files, variables, box, span, source) -> list:  # of forecasts
     "Every file with both axes, and every run of the others, as a forecast of its own."
-    asked, cut = CHANNELS if variables is None else variables, dict(wanted=expand(variables), box=box)
+    asked, cut = CHANNELS if variables is None else variables, dict(wanted=expand_request(variables), box=box)
     parts, others = _lazy_parts(files, **cut)
     runs = by_start(others)
     inside = _inside([*(t for p in parts for t in p["init_time"].values), *runs], span, source)
@@ -367,15 +369,30 @@ def _parts(files, variables, box, span, source) -> list:  # of forecasts
 
 # %% ../../nbs/weather/04_forecasts.ipynb #b4163ce8
 def open_forecast(
-    source,  # path, list of paths, glob, or Zarr URL: our files, WeatherBench 2's layout, MET Norway's files, GRIB
-    variables=None,  # our names; `z` for all its levels; None for all that is found and the table knows
-    region=None,  # a name, a Grid, or (north, south, west, east) in degrees; None for everything
-    time=None,  # (first, last) start of a run, both included; None for all
+    source: str | Path | Sequence,  # path, glob, Zarr URL, or several: ours, WeatherBench 2's, MET Norway's, GRIB
+    variables: Sequence[str] | None = None,  # our names; `z` for all its levels; None for all that the table knows
+    region: str | Grid | Sequence[float] | None = None,  # a name, a Grid, or (north, south, west, east) in degrees; None: all of it
+    time: Sequence | None = None,  # (first, last) start of a run, both included; None for all
     model: str | None = None,  # its name in tables of scores; None for what the files say
 ) -> xr.Dataset:  # init_time, lead_time (later than 0), perhaps number, and the grid; lazy where the files have both axes
-    "Open anybody's forecasts as one Dataset. Raises `WeatherError` for anything that cannot be scored, with what to do about it."
+    """Open anybody's forecasts as one Dataset.
+
+    It lies along `init_time, lead_time` and the grid, with `number` for members; lead 0 is left out.
+    Names and units are those of `open_weather`, so `mc.score` and `mc.compare` take it as it is.
+    Files that have both axes stay lazy.
+
+    Raises `WeatherError` for anything that cannot be scored: files without a start or lead, on
+    different grids, or with a time twice.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.rollout import forecast_to_file
+    >>> weather = mc.open_weather("nature")
+    >>> made = forecast_to_file(mc.load_model("sfno-tiny"), weather, "2024-06-07", 6, "forecast.nc")
+    >>> mc.open_forecast("forecast.nc", ["2t"]).sizes["lead_time"]
+    6
+    """
     where, span, text = named_region(region), time_span(time), _text(source)
-    files = [(path, ds) for path in find(source) for ds in read(path, expand(variables))]
+    files = [(path, ds) for path in resolve_source(source) for ds in open_file(path, expand_request(variables))]
     parts = _parts(files, variables, where.box if isinstance(where, Grid) else where, span, text)
     if not parts: raise WeatherError(_nothing(files, text))
     whole = _dressed(together([pick(_ahead(p), variables, p.attrs["path"]) for p in parts], model))
@@ -399,13 +416,11 @@ def _nothing(files, source) -> str:
 
 def _dressed(ds) -> xr.Dataset:
     "Variables in the table's order, with its attributes."
-    order = [*CHANNELS, *VARIABLES]
-    names = sorted((n for n in ds.data_vars if n != "crs"), key=lambda n: order.index(n) if n in order else len(order))
+    names = in_order(n for n in ds.data_vars if n != "crs")
     ds = ds[[*names, *(["crs"] if "crs" in ds else [])]].drop_encoding()
     for name in names:
-        row, notes = variable(name), {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
-        about = dict(long_name=row.long_name, units=row.units) | (dict(standard_name=row.standard_name) if row.standard_name else {})
-        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(about | notes)
+        notes = {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
+        ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(variable(name).attrs | notes)
     return ds.drop_attrs(deep=False).assign_attrs({k: v for k, v in ds.attrs.items() if k != "path"})
 
 # %% ../../nbs/weather/04_forecasts.ipynb #019e376d
@@ -440,7 +455,7 @@ def to_wb2(
         raise WeatherError(f"WeatherBench 2's layout needs {', '.join(missing)} as dimensions, and the forecast has only "
                            f"{', '.join(map(str, ds.dims))}: interpolate a projected grid first.")
     hours, attrs = _rain_hours(ds) if "tp" in ds else None, ds.attrs
-    fields = columns(ds.drop_attrs(), keep=()).drop_vars("crs", errors="ignore")
+    fields = stack_levels(ds.drop_attrs(), keep=()).drop_vars("crs", errors="ignore")
     out = xr.Dataset(dict(_wb2_field(str(name), da, hours) for name, da in fields.items()), attrs=attrs)
     order = ("time", "number", "prediction_timedelta", "level", "latitude", "longitude")
     return out.rename(init_time="time", lead_time="prediction_timedelta").transpose(*order, missing_dims="ignore").drop_encoding()
