@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/models/02_rollout.ipynb #852546ac
 from ..batch import Batch, channels_of
