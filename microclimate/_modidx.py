@@ -2142,8 +2142,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'microclimate/scores/stations.py'),
                                               'microclimate.scores.stations._units_of_rows': ( 'scores/stations.html#_units_of_rows',
                                                                                                'microclimate/scores/stations.py'),
-                                              'microclimate.scores.stations._variable': ( 'scores/stations.html#_variable',
-                                                                                          'microclimate/scores/stations.py'),
                                               'microclimate.scores.stations._variable_in': ( 'scores/stations.html#_variable_in',
                                                                                              'microclimate/scores/stations.py'),
                                               'microclimate.scores.stations._verif_attrs': ( 'scores/stations.html#_verif_attrs',
