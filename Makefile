@@ -60,7 +60,7 @@ gate: .venv/.dev  ## nbdev_export and nbdev_clean must change nothing
 	@.ci/gate $(BIN)
 
 lab: .venv/.installed  ## JupyterLab, on the root of this workbook
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/README.md
 
 docs: .venv/.dev  ## the site, every notebook executed, into build/docs/html/
 	$(BIN)/python docs/pages.py build/docs
