@@ -119,6 +119,15 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1000
 
 
+def test_readme_shows_the_lines_that_run():
+    "Those of test_front_door.py."
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ran = (ROOT / "tests" / "test_front_door.py").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    lines = [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+    assert len(lines) == 5 and all(line in ran for line in lines)
+
+
 def parameters(path):
     "The names that papermill may set."
     cells = nbformat.read(path, as_version=4).cells
