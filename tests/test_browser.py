@@ -131,7 +131,7 @@ def open_notebook(page, path):
 
 
 def test_every_notebook_is_seen():
-    assert len(NOTEBOOKS) == 62
+    assert len(NOTEBOOKS) == 70
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -37,7 +37,7 @@ from ..files import assets
 from ..grid import GRAVITY, Grid, distance
 from ..variables import variable
 
-# %% ../../nbs/figures/00_maps.ipynb #bfc6e94d
+# %% ../../nbs/figures/00_maps.ipynb #3b86223e
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -76,7 +76,7 @@ def figure_style():
     "The look of all figures here, as a context or a decorator."
     with plt.style.context(["default", STYLE]): yield
 
-# %% ../../nbs/figures/00_maps.ipynb #e1f65e51
+# %% ../../nbs/figures/00_maps.ipynb #9ef23b90
 HEAD = 0.62  # inches above the axes, for the title
 SYNTHETIC = "SYNTHETIC WEATHER"
 
@@ -93,7 +93,7 @@ def is_synthetic(*datasets: xr.Dataset) -> bool:
     "Is any of them synthetic weather?"
     return any(int(ds.attrs.get("synthetic", 0)) for ds in datasets)
 
-# %% ../../nbs/figures/00_maps.ipynb #3724195c
+# %% ../../nbs/figures/00_maps.ipynb #6584e1ec
 def date_text(time: np.datetime64) -> str:  # UTC
     "A date as people write it."
     time = pd.Timestamp(time)
@@ -106,13 +106,13 @@ def valid_text(ds: xr.Dataset) -> str:  # one state: `time`, and for a forecast 
     if "lead_time" not in ds.coords: return valid
     return f"{valid} (+{ds.lead_time.values / np.timedelta64(1, 'h'):g} h)"
 
-# %% ../../nbs/figures/00_maps.ipynb #c66121db
+# %% ../../nbs/figures/00_maps.ipynb #c938e295
 def model_text(ds: xr.Dataset) -> str:
     "The model and its boundary, as the attributes name them."
     model, boundary = ds.attrs.get("model", ""), ds.attrs.get("boundary", "")
     return model if boundary in ("", "none") else f"{model}, boundary from {boundary}"
 
-# %% ../../nbs/figures/00_maps.ipynb #bde352b7
+# %% ../../nbs/figures/00_maps.ipynb #1f7f95cf
 def select_state(
     ds: xr.Dataset,  # a series (time) or a forecast (init_time, lead_time)
     time: str | np.datetime64 | None = None,  # of a series; default: its last
@@ -143,7 +143,7 @@ def _time_text(value) -> str:
     if np.issubdtype(value.dtype, np.datetime64): return date_text(value)
     return f"+{value / np.timedelta64(1, 'h'):g} h"
 
-# %% ../../nbs/figures/00_maps.ipynb #aeb1ea0d
+# %% ../../nbs/figures/00_maps.ipynb #0ae37b6b
 def has_field(ds: xr.Dataset, name: str) -> bool:
     "Can it be drawn?"
     return name in ds or (name == "wind" and {"10u", "10v"} <= set(ds.data_vars))
@@ -155,7 +155,7 @@ def select_field(ds: xr.Dataset, name: str) -> xr.DataArray:  # SI units
     there = ", ".join(map(str, ds.data_vars))
     raise WeatherError(f"There is no '{name}' to draw, only {there}.")
 
-# %% ../../nbs/figures/00_maps.ipynb #9c3c72cb
+# %% ../../nbs/figures/00_maps.ipynb #359a1826
 _TEMPERATURE = [  # °C, colour
     (-80, "#f0d8f0"),
     (-65, "#a36bb5"),
@@ -187,7 +187,7 @@ def _colour_map(name: str) -> Colormap:
     anchors = [((value - low) / (high - low), colour) for value, colour in _TEMPERATURE]
     return LinearSegmentedColormap.from_list("temperature", anchors, N=1024)
 
-# %% ../../nbs/figures/00_maps.ipynb #3ebe35c2
+# %% ../../nbs/figures/00_maps.ipynb #fb9ce5e4
 @dataclass(frozen=True)
 class Look:
     "How a field is shown."
@@ -207,7 +207,7 @@ class Look:
 
     def __call__(self, x): return x * self.factor + self.offset
 
-# %% ../../nbs/figures/00_maps.ipynb #2683dab4
+# %% ../../nbs/figures/00_maps.ipynb #6401300e
 def _around_zero(*limits: float) -> tuple:
     "The same class limits on both sides of zero, without zero itself."
     return (*(-x for x in reversed(limits)), *limits)
@@ -225,7 +225,7 @@ _percent = dict(units="%", levels=_every(0, 100, 10), keep="all")
 _humidity = Look("lapaz_r", "g/kg", 1000, levels=_every(0, 24), spans=(1, 2), keep="first")
 _decametres = 1 / (10 * GRAVITY)
 
-# %% ../../nbs/figures/00_maps.ipynb #27e12d19
+# %% ../../nbs/figures/00_maps.ipynb #8d794a21
 _tp_levels = (0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32)
 _total_levels = (0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200)
 _wet = dict(keep="first", blank=True, part=(0.08, 0.95))
@@ -264,7 +264,7 @@ LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "slt": Look("batlow", "class"),
 }
 
-# %% ../../nbs/figures/00_maps.ipynb #1440c118
+# %% ../../nbs/figures/00_maps.ipynb #9b7aa164
 def look_of(name: str) -> Look:
     "How a field is shown. Raises `WeatherError` for an unknown name."
     if name in LOOKS: return LOOKS[name]
@@ -288,7 +288,7 @@ def long_name(name: str) -> str:
     text = derived.get(name) or variable(name).long_name
     return text[0].upper() + text[1:]
 
-# %% ../../nbs/figures/00_maps.ipynb #f11ab223
+# %% ../../nbs/figures/00_maps.ipynb #0b3b897f
 @dataclass(frozen=True)
 class Scale:
     "Colours, their classes, and the look they belong to."
@@ -319,7 +319,7 @@ def _symmetric(levels: np.ndarray, limits: tuple) -> np.ndarray:
     reach = np.abs(levels).max()
     return np.array([x for x in limits if abs(x) <= reach], float)
 
-# %% ../../nbs/figures/00_maps.ipynb #ad9e411e
+# %% ../../nbs/figures/00_maps.ipynb #b1cf1b1a
 def _levels_from_data(look: Look, low: float, high: float, classes: int) -> np.ndarray:
     "Round limits that cover the values."
     if look.centred: return _levels_around_zero(max(-low, high, look.least))
@@ -333,7 +333,7 @@ def _levels_around_zero(reach: float) -> np.ndarray:
     levels = MaxNLocator(20, steps=[1, 2, 5, 10]).tick_values(-reach, reach)
     return levels[np.abs(levels) > 1e-9 * reach]
 
-# %% ../../nbs/figures/00_maps.ipynb #ebc3b9a9
+# %% ../../nbs/figures/00_maps.ipynb #ec0f5110
 PALE = (0.98, 0.98, 0.98, 1)  # the class around zero
 
 def _class_colours(look: Look, levels: np.ndarray) -> np.ndarray:  # (classes + 2, 4)
@@ -348,7 +348,7 @@ def _class_colours(look: Look, levels: np.ndarray) -> np.ndarray:  # (classes + 
     if around_zero: colours[len(colours) // 2] = PALE
     return colours
 
-# %% ../../nbs/figures/00_maps.ipynb #8a091e60
+# %% ../../nbs/figures/00_maps.ipynb #75a3fe72
 def colour_scale(
     look: Look,
     *fields: xr.DataArray,  # SI units; all that shall share the scale
@@ -364,8 +364,9 @@ def colour_scale(
     colours = _class_colours(look, levels)[1 - below:-1 + above or None]
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
     colour_map, norm = from_levels_and_colors(levels, colours, extend)
-    colour_map.set_bad("0.8")
-    if not below: colour_map.set_under((1, 1, 1, 0) if look.blank else colours[0])
+    under = colour_map.get_under()
+    if not below: under = (1, 1, 1, 0) if look.blank else colours[0]
+    colour_map = colour_map.with_extremes(bad="0.8", under=under)
     return Scale(look, levels, colour_map, norm, extend)
 
 def _finite_values(look: Look, fields: Sequence) -> np.ndarray:
@@ -499,7 +500,7 @@ def _beyond(low: float, high: float) -> np.ndarray:  # (60,)
     "Points from before the lower limit to beyond the upper one."
     return low + (high - low) * np.linspace(-0.3, 1.3, 60)
 
-# %% ../../nbs/figures/00_maps.ipynb #88d18a74
+# %% ../../nbs/figures/00_maps.ipynb #4a426dc7
 def _name_meridians(ax, x, y, values):
     "Longitudes under the bottom edge."
     along = np.unwrap(_xy(ax.projection, x, y, inverse=True)[0], period=360)
@@ -640,15 +641,20 @@ def draw_isobars(ax, now: xr.Dataset, grid: Grid, labels: bool = True):
     "Isobars every 0.5, 1, 2, 4 or 5 hPa, and the letters L and H."
     x, y = _xy(ax.projection, grid.lon2d, grid.lat2d)
     raw = select_field(now, "msl").values.astype("float64") / 100
-    p = gaussian_filter(raw, max(0.5, max(grid.shape) / 45), mode="nearest")
-    step = next((s for s in (0.5, 1, 2, 4) if np.ptp(p) / s <= 12), 5)
-    levels = np.arange(np.floor(p.min() / step), p.max() / step) * step
-    lines = ax.contour(x, y, p, levels, colors="0.05", linewidths=0.9, zorder=5)
+    there = np.isfinite(raw)
+    if not there.any(): return
+    filled = np.where(there, raw, raw[there].mean())
+    p = gaussian_filter(filled, max(0.5, max(grid.shape) / 45), mode="nearest")
+    low, high = p[there].min(), p[there].max()
+    step = next((s for s in (0.5, 1, 2, 4) if (high - low) / s <= 12), 5)
+    levels = np.arange(np.floor(low / step), high / step) * step
+    shown, black = np.where(there, p, np.nan), dict(colors="0.05", linewidths=0.9, zorder=5)
+    lines = ax.contour(x, y, shown, levels, **black)
     texts = ax.clabel(lines, fontsize=6.5, inline_spacing=2, fmt="%g", zorder=6) if labels else []
     for text in texts: _outlined(text, 1.5)
     letters = dict(ha="center", va="center", fontsize=14, fontweight="bold", color="0.05", zorder=7)
     for letter, i, j in _pressure_centres(p):
-        _outlined(ax.text(x[i, j], y[i, j], letter, **letters), 2.5)
+        if there[i, j]: _outlined(ax.text(x[i, j], y[i, j], letter, **letters), 2.5)
 
 def _pressure_centres(p: np.ndarray):
     "Lows and highs that stand out from their surroundings, away from the edge."
