@@ -293,14 +293,13 @@ def main():
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     copy_texts(source)
-    if asked.draft:
-        for path in sorted({*notebooks()} - {*named}):
-            write(page(read_nb(path), path), path, build)
-    else:
+    if not asked.draft:
         named = named or notebooks()
         print(f"{len(named)} notebooks; new and changed ones are executed (all: some four minutes)")
-    if named:
-        make_all(named, build)
+    make_all(named, build)
+    if asked.draft:  # last: nbdev's shell takes the place of this module
+        for path in sorted({*notebooks()} - {*named}):
+            write(page(read_nb(path), path), path, build)
 
 
 if __name__ == "__main__":

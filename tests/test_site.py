@@ -33,7 +33,7 @@ def run(*command):
 def draft(tmp_path_factory):
     "The whole site, of which two notebooks are executed: nbdev's docs step, then Sphinx."
     folder = tmp_path_factory.mktemp("draft")
-    said = run(sys.executable, PAGES, folder, "--draft", *SHOWN)
+    said = run(sys.executable, PAGES, "--draft", folder, *SHOWN)
     html = folder / "html"
     run(sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", folder / "source", html)
     return folder / "source", html, said
