@@ -11,7 +11,6 @@ from pathlib import Path
 
 # %% ../nbs/03_provenance.ipynb #d9d2fa4d
 import numpy as np
-import pyproj  # noqa: F401 -- first of all: with eccodes before it, two copies of PROJ meet and Python crashes at exit
 import xarray as xr
 
 # %% ../nbs/03_provenance.ipynb #da07b709
