@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # slower there for the forecast); the environment's own kernel, whatever kernels the user has installed
 forecast test check gate docs: export OMP_NUM_THREADS = 1
 export JUPYTER_PREFER_ENV_PATH = 1
-unexport JUPYTER_PATH PYTHONPATH
+unexport JUPYTER_PATH PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .PHONY: help environment test-environment forecast test check gate lab docs lock clean
 
@@ -34,6 +34,7 @@ test-environment: .venv/.dev  ## and what tests and the site need besides
 .venv/.installed: .venv/.packages settings.ini setup.py pyproject.toml
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c 'from microclimate.workbook import set_up; set_up()'
+	@$(BIN)/python -c 'import microclimate.training.lightning'  # compiled here, and not when somebody waits
 	@touch $@
 
 # nbdev's commands under the names that its documentation has had longest
@@ -49,7 +50,7 @@ forecast: .venv/.installed  ## the main job: the Norway forecast, into outputs/r
 
 test: .venv/.dev check gate  ## every check: ruff, export gate, nbdev_test, pytest
 	$(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_resume.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 --ignore tests/test_resume.py
 	$(BIN)/python -m pytest tests/test_resume.py  # by itself: it kills a training at moments that a busy machine misses
 
 check: .venv/.dev  ## ruff
@@ -59,7 +60,7 @@ gate: .venv/.dev  ## nbdev_export and nbdev_clean must change nothing
 	@.ci/gate $(BIN)
 
 lab: .venv/.installed  ## JupyterLab, on the root of this workbook
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/README.md
 
 docs: .venv/.dev  ## the site, every notebook executed, into build/docs/html/
 	$(BIN)/python docs/pages.py build/docs

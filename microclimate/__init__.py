@@ -12,7 +12,7 @@ Each is imported when it is first used: `import microclimate` loads no other pac
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {  # name at the door: module, and the name there (None: the module itself)
     "open_weather": ("weather.open", "open_weather"),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'FLAG', 'TIME', 'DICTIONARY', 'NAMES', 'REGION', 'SPLIT', 'COUNT', 'HOURS', 'HALO', 'PARAMETERS', 'Kind',
-           'number', 'whole', 'choice', 'either', 'optional', 'many', 'read_parameters', 'assigned_names',
-           'check_parameters']
+           'number', 'whole', 'choice', 'either', 'optional', 'many', 'read_parameters', 'unknown_name',
+           'assigned_names', 'check_parameters']
 
 # %% ../nbs/10_parameters.ipynb #b31ee2b6
 import ast, difflib
@@ -141,13 +141,13 @@ SPLIT = Kind('every so many weeks, a number from 2, or dates such as "2007" or "
 COUNT, HOURS, HALO = whole(1), whole(1), either(whole(0), choice("globe"))
 
 PARAMETERS = dict(  # the weather
-    source=TEXT, region=optional(REGION), variables=optional(NAMES), statics=optional(TEXT),
+    source=optional(TEXT), region=optional(REGION), variables=optional(NAMES), statics=optional(TEXT),
     start=optional(TIME), end=optional(TIME), init_time=optional(TIME),
     spell_hours=optional(HOURS), spell_every=HOURS, history_days=number(0),
     grid_step=optional(number(0)), cache=optional(TEXT),
 )
 PARAMETERS |= dict(  # the model
-    model=TEXT, models=NAMES, checkpoint=optional(TEXT), precision=optional(choice("fp32", "bf16")),
+    model=TEXT, name=optional(TEXT), models=NAMES, checkpoint=optional(TEXT), precision=optional(choice("fp32", "bf16")),
     halo=optional(HALO),
     history=optional(COUNT), aux=optional(NAMES), network=DICTIONARY,
     step_hours=optional(HOURS), noise_fields=whole(0),
@@ -155,7 +155,7 @@ PARAMETERS |= dict(  # the model
 PARAMETERS |= dict(  # the training
     recipe=DICTIONARY, epochs=COUNT, rollout=many(COUNT, "a list of whole numbers such as [1, 2, 4]"),
     lr=number(0), batch_size=COUNT, teacher=optional(TEXT), teacher_share=number(0),
-    holdout=SPLIT, validate=optional(SPLIT), val_steps=COUNT, max_val_windows=optional(COUNT),
+    holdout=optional(SPLIT), validate=optional(SPLIT), val_steps=optional(COUNT), max_val_windows=optional(COUNT),
     test_starts=optional(COUNT), devices=COUNT, strategy=choice("ddp", "fsdp"),
 )
 PARAMETERS |= dict(  # adapters and comparisons
@@ -164,7 +164,7 @@ PARAMETERS |= dict(  # adapters and comparisons
 )
 PARAMETERS |= dict(  # forecasts and their scores
     forecasts=NAMES, boundary=choice("source", "none"), lead_hours=HOURS,
-    hours_between_starts=HOURS, hours_between_leads=HOURS, climatology=TEXT,
+    hours_between_starts=HOURS, hours_between_leads=HOURS, climatology=optional(TEXT),
     weighting=choice("area", "plain"), thresholds=DICTIONARY,
     scales_km=many(number(0), "a list of numbers such as [100]"), missing=NAMES,
     observations=NAMES, anchors=optional(TEXT), bootstrap_samples=whole(0),
@@ -187,16 +187,17 @@ def read_parameters(
     names = list(names)
     values = {name: value for name, value in values.items() if not name.startswith("PAPERMILL_")}  # its --inject-paths
     for name in values:
-        if name not in names: raise WeatherError(_unknown(name, names))
+        if name not in names: raise WeatherError(unknown_name(name, names))
     return {name: _read(name, value) for name, value in values.items()}
 
-def _unknown(name, names) -> str:
+def unknown_name(name: str, names: Iterable[str], whose: str = "This run", what: str = "parameter") -> str:
+    "The sentence for a name that nobody knows, with the nearest one."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     advice = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}."
-    return f"This run has no parameter '{name}': {advice}"
+    return f"{whose} has no {what} '{name}': {advice}"
 
 def _read(name, value):
-    if name not in PARAMETERS: raise WeatherError(_unknown(name, PARAMETERS))
+    if name not in PARAMETERS: raise WeatherError(unknown_name(name, PARAMETERS))
     kind = PARAMETERS[name]
     try: return kind.read(value)
     except (ValueError, TypeError, OverflowError):

@@ -7,7 +7,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before the first import of numpy or torch
 from pathlib import Path
 
 import matplotlib
-import pyproj  # noqa: F401 -- before eccodes, see core
 import pytest
 import torch
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -13,6 +14,8 @@ from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
+
+from microclimate.workbook import set_up
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
@@ -43,7 +46,8 @@ def workbook(tmp_path_factory):
     copy = tmp_path_factory.mktemp("browser") / "workbook"
     (copy / "outputs").mkdir(parents=True)
     shutil.copytree(ROOT / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    shutil.copy(ROOT / "settings.ini", copy)
+    for name in ("settings.ini", "README.md"):
+        shutil.copy(ROOT / name, copy)
     return copy
 
 
@@ -58,13 +62,19 @@ def lab(workbook):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    environment = home / "environment"  # as `make environment` sets one up
+    (environment / "bin").mkdir(parents=True)
+    shutil.copy(Path(sys.executable).with_name("papermill"), environment / "bin")
+    set_up(environment)
     own = {"CONFIG": "config", "DATA": "data", "RUNTIME": "runtime"}
     env = os.environ | {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in own.items()}
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    env |= {"JUPYTER_CONFIG_PATH": str(environment / "etc" / "jupyter"), "PYTHONPATH": str(ROOT)}
     env |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1"}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={workbook}"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += [f"--IdentityProvider.token={TOKEN}", "--ServerApp.terminals_enabled=False"]
+    command += [f"--LabApp.app_settings_dir={environment / 'share' / 'jupyter' / 'lab' / 'settings'}"]
     command += ["--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     address = f"http://127.0.0.1:{port}"
     with (home / "server.log").open("w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
@@ -131,7 +141,7 @@ def open_notebook(page, path):
 
 
 def test_every_notebook_is_seen():
-    assert len(NOTEBOOKS) == 62
+    assert len(NOTEBOOKS) == 71
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -141,6 +151,29 @@ def test_jupyterlab_shows(page, path):
     title = next(cell.source for cell in book.cells if cell.cell_type == "markdown").splitlines()[0].removeprefix("# ")
     page.locator(".jp-RenderedMarkdown h1", has_text=title).first.wait_for(timeout=30_000)
     assert page.locator(".jp-Dialog").count() == 0, page.locator(".jp-Dialog").inner_text()
+
+
+def test_make_lab_opens_with_the_readme(page, lab):
+    [target] = re.findall(r"default_url=(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    page.goto(f"{lab}{target}?reset")
+    page.locator(".jp-MarkdownViewer h1", has_text="microclimate").wait_for(timeout=60_000)
+    page.locator(".jp-DirListing-item", has_text="outputs").wait_for(timeout=30_000)
+
+
+def test_a_notebook_that_is_only_read_stays_as_it_was(page, workbook):
+    "What JupyterLab would write after two minutes, it is made to write at once."
+    path = workbook / "nbs" / "run_train.ipynb"
+    before, written = path.read_bytes(), path.stat().st_mtime_ns
+    open_notebook(page, ROOT / "nbs" / path.name)
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=60_000)
+    page.locator(".jp-Notebook").first.click()
+    page.keyboard.press("Control+s")
+    for _ in range(30):
+        if path.stat().st_mtime_ns != written:
+            break
+        time.sleep(1)
+    assert path.stat().st_mtime_ns != written, "JupyterLab has not saved"
+    assert path.read_bytes() == before
 
 
 @pytest.mark.skipif(not MAIN.exists(), reason="run_forecast.ipynb is not written yet")

@@ -156,8 +156,8 @@ def test_the_whole_table(tmp_path):
     save_model(model.eval(), tmp_path / "model", {})
     done = papermill("run_export.ipynb", tmp_path / "out", model=tmp_path / "model", source="nature:5", region=[62, 58, 5, 11],
                      start="2024-06-01", end="2024-06-14", spell_hours=None, holdout="2024-06-12/2024-06-14",
-                     validate="2024-06-10/2024-06-11", epochs=1, rounding_epochs=1, rollout=[1], val_steps=2, max_val_windows=8, samples=16,
-                     test_starts=3, lead_hours=3, rounds=1)
+                     validate="2024-06-10/2024-06-11", epochs=1, rounding_epochs=1, rollout=[1], val_steps=2, max_val_windows=8,
+                     calibration_samples=16, test_starts=3, lead_hours=3, rounds=1)
     assert done.returncode == 0, done.stderr[-3000:]
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert {"model", "variant", "runtime", "parameters", "file_mb", "ms_per_step", "threads", "peak_mb", "rmse_3h_ratio",
@@ -174,8 +174,7 @@ def test_the_whole_table(tmp_path):
     assert read_facts(tmp_path / "out" / "int8.onnx")["provenance"]["arithmetic"] == "int8"
 
 
-@pytest.mark.parametrize("engines, sentence", [(["abacus"], "Unknown engine 'abacus'"), ("tract", "give a list, as ['tract']")])
-def test_engines_that_are_not_there(engines, sentence, tmp_path):
+def test_engines_that_are_not_there(tmp_path):
     "Said before anything is read or trained."
-    done = papermill("run_export.ipynb", tmp_path / "out", engines=engines)
-    assert done.returncode != 0 and sentence in done.stderr and not (tmp_path / "out" / "training").exists()
+    done = papermill("run_export.ipynb", tmp_path / "out", engines=["abacus"])
+    assert done.returncode != 0 and "Unknown engine 'abacus'" in done.stderr and not (tmp_path / "out" / "training").exists()

@@ -13,7 +13,7 @@ from microclimate.provenance import verify
 from microclimate.weather.open import open_weather
 from microclimate.scores.evaluate import TABLE_COLUMNS
 from microclimate.weather.forecasts import open_forecast, write_wb2
-from microclimate.scores.stations import at_stations, observations_from, stations, write_verif
+from microclimate.scores.stations import at_stations, observations_from, read_stations, write_verif
 
 SHORT = dict(start="2025-06-01T00", end="2025-06-02T00", hours_between_starts=24, lead_hours=12,
              variables=["2t", "msl"], climatology="2024", bootstrap_samples=50, thresholds={})
@@ -74,7 +74,7 @@ def test_files_of_others_and_stations(norway, tmp_path):
     out, table = norway
     ours = next((out / "forecasts").glob("sfno-tiny*.nc"))
     write_wb2(open_forecast(ours, variables=["2t", "msl"]), tmp_path / "theirs.zarr")
-    towns = stations(pd.DataFrame(dict(id=[1, 2], name=["Oslo", "Bergen"], lat=[59.91, 60.39], lon=[10.75, 5.32], altitude=[20, 12])))
+    towns = read_stations(pd.DataFrame(dict(id=[1, 2], name=["Oslo", "Bergen"], lat=[59.91, 60.39], lon=[10.75, 5.32], altitude=[20, 12])))
     truth = open_weather("nature", variables=["2t", "z_sfc"], time=pd.date_range("2025-06-01T06", "2025-06-02T12", freq="6h"))
     seen = observations_from(truth, towns)
     forecast = at_stations(open_forecast(ours, variables=["2t"]), seen, ground=truth)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+import microclimate.compute  # noqa: F401 -- before aurora: it mends a torchvision that was made for another torch
 from microclimate.errors import WeatherError
 from microclimate.provenance import open_saved, verify
 from microclimate.grid import regular_grid

@@ -11,7 +11,13 @@ import pytest
 import xarray as xr
 
 from microclimate.errors import WeatherError
-from microclimate.scores.stations import read_verif, score_stations, stations, write_verif
+from microclimate.scores.stations import (
+    open_observations,
+    read_stations,
+    read_verif,
+    score_stations,
+    write_verif,
+)
 
 pytest.importorskip("verif", reason="the dev extra is not installed")
 
@@ -25,7 +31,7 @@ def pair(name, members=0, seed=0):
     rng = np.random.default_rng(seed)
     lat, lon, altitude = (rng.uniform(*span, 7).round(2) for span in ((57, 72), (4, 31), (0, 1500)))
     table = dict(id=rng.permutation(90000)[:7], name=[f"station {k}" for k in range(7)], lat=lat, lon=lon, altitude=altitude)
-    places = stations(pd.DataFrame(table))
+    places = read_stations(pd.DataFrame(table))
     starts, leads = np.datetime64("2024-01-01", "ns") + 12 * HOUR * np.arange(9), np.array([0, 3, 6, 12, 36]) * HOUR
     times = np.datetime64("2024-01-01", "ns") + 3 * HOUR * np.arange(60)
     low, spread = dict(zip(UNITS, ((270, 8), (0, 6), (0, 1), (1e5, 900))))[name]
@@ -155,7 +161,7 @@ def test_a_file_from_elsewhere(tmp_path):
     (dict(), "does not say which variable it holds"),
     (dict(standard_name="air_temperature"), "has no units"),
     (dict(standard_name="air_temperature", units="furlongs"), "'furlongs'"),
-    (dict(standard_name="precipitation_amount", units="mm"), "over a time that is not told"),
+    (dict(standard_name="precipitation_amount", units="mm"), "over an unknown time"),
     (dict(standard_name="sea_water_salinity", units="1"), "sea_water_salinity"),
 ])  # fmt: skip
 def test_contents_that_are_not_told(tmp_path, attrs, expected):
@@ -196,3 +202,76 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
     with pytest.raises(WeatherError, match="no units of 2 m temperature"):
         write_verif(forecast, seen, "2t", tmp_path / "2t.nc", units="hPa")
     assert not list(tmp_path.iterdir())
+
+
+def as_table(seen, name):
+    "Observations as rows, those that are missing left out, shuffled."
+    rows = seen[name].rename("value").to_dataframe().reset_index().dropna(subset=["value"])
+    rows = rows.rename(columns={"name": "station"}).assign(units=UNITS[name], variable=name)
+    columns = ["time", "station", "variable", "units", "value"]
+    return rows[columns].sample(frac=1, random_state=1)
+
+
+@pytest.mark.parametrize("name", ["2t", "wind", "tp", "msl"])
+def test_a_table_has_the_scores_of_the_dataset(tmp_path, name):
+    "Rows in a CSV file, in any order and with gaps, with a list of stations beside them."
+    forecast, seen = pair(name)
+    as_table(seen, name).to_csv(tmp_path / "observations.csv", index=False)
+    listed = forecast[["location", "name", "latitude", "longitude", "altitude"]].to_dataframe()
+    listed.reset_index().to_csv(tmp_path / "stations.csv", index=False)
+    observed = open_observations(tmp_path / "observations.csv", places=tmp_path / "stations.csv")
+    assert observed[name].attrs["units"] == UNITS[name]
+    from_table = forecast.sel(location=observed.location)  # a station never observed has no rows
+    table = score_stations(from_table, observed)
+    expected = score_stations(from_table, seen)
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-5, atol=1e-6)
+    written = write_verif(from_table, observed, name, tmp_path / "verif.nc")
+    again = open_observations(written)
+    np.testing.assert_allclose(again[name], observed[name].reindex(time=again.time), rtol=1e-6)
+
+
+@pytest.mark.parametrize("separator, decimal", [(",", "."), (";", ",")])
+def test_time_zones_units_and_commas(tmp_path, separator, decimal):
+    "Local time and degrees Celsius as a weather service's download has them."
+    rows = pd.DataFrame(dict(
+        Time=["2024-07-01T02:00+02:00", "2024-07-01T01:00Z", "2024-07-01T02:00:00"],
+        Station=["SN18700"] * 3, Lat=59.94, Lon=10.72, Altitude=94.0, Value=[10.5, None, 12.25],
+    ))  # fmt: skip
+    path = tmp_path / "oslo.csv"
+    rows.to_csv(path, index=False, sep=separator, decimal=decimal)
+    observed = open_observations(path, "2t", units="celsius")
+    assert observed.location.values.tolist() == [18700] and observed["name"].values[0] == "SN18700"
+    hours = pd.DatetimeIndex(observed.time.values).hour.tolist()
+    values = observed["2t"].values[:, 0].tolist()
+    known = [(h, v) for h, v in zip(hours, values) if np.isfinite(v)]
+    assert known == [(0, 283.65), (2, 285.4)]
+
+
+@pytest.mark.parametrize("change, expected", [
+    (dict(value="windy"), "Row 1 of the table has no number in column 'value' but 'windy'"),
+    (dict(time="07/06/2024 18:00"), "write it as 2024-06-07T18:00"),
+    (dict(time=20240607.5), "Row 1 of the table has no time"),
+    (dict(station="nowhere"), "The list of stations lacks nowhere"),
+    (dict(variable="temprature_2m"), "Unknown variable 'temprature_2m'"),
+    (dict(units="hPa"), "no units of 2 m temperature"),
+    (dict(units="celsius"), "K, outside 170…340: correct it, or its units 'celsius'"),
+])  # fmt: skip
+def test_a_table_that_is_wrong(change, expected):
+    forecast, seen = pair("2t")
+    table = as_table(seen, "2t").astype(object)
+    table.iloc[0, table.columns.get_indexer(change)] = list(change.values())
+    with pytest.raises(WeatherError, match=expected):
+        open_observations(table, places=forecast)
+
+
+def test_a_table_that_repeats_or_lacks():
+    forecast, seen = pair("2t")
+    table = as_table(seen, "2t")
+    with pytest.raises(WeatherError, match="more than once: keep one row"):
+        open_observations(pd.concat([table, table.head(1)]), places=forecast)
+    with pytest.raises(WeatherError, match="no column time, only .*: rename 'tme' or add it"):
+        open_observations(table.rename(columns={"time": "tme"}), places=forecast)
+    with pytest.raises(WeatherError, match="no column lat, .* or pass places=a list of stations"):
+        open_observations(table)
+    with pytest.raises(WeatherError, match="has no rows"):
+        open_observations(table.head(0), places=forecast)

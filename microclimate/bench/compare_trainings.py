@@ -7,17 +7,15 @@ __all__ = ['Variant', 'make_variants', 'step_seconds', 'batches_within', 'equal_
            'validation_curves', 'score_variant', 'mean_over_seeds', 'law_residuals', 'compare_with_first']
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #591b294c
-import copy, json, time
+import copy, json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #be8c0d66
-import microclimate.compute  # noqa: F401 -- before Lightning, which a torchvision that does not fit would stop
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytorch_lightning as L
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
@@ -34,8 +32,7 @@ from ..figures.maps import draw_title, figure_style
 from ..models.registry import Forecaster, build_model, load_model
 from ..training.physics import LAWS, PhysicsHeads, allowed_heads
 from ..figures.plot import model_colours, panel_axes
-from ..training.recipe import Recipe, TrainModule, rollout_length, true_pairs
-from ..training.train import quiet_lightning
+from ..training.recipe import Recipe, rollout_length, true_pairs
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #44080ad5
 @dataclass(frozen=True)
@@ -87,31 +84,10 @@ def step_seconds(
     one = lambda k: _short_training(model, data, replace(recipe, rollout=(k,)), rounds)
     return {k: one(k) for k in sorted(set(recipe.rollout))}
 
-class _Clock(L.Callback):
-    "Processor time at the end of every step."
-    def __init__(self): self.times = []
-
-    def on_train_batch_end(self, *_): self.times.append(time.process_time())
-
 def _short_training(model, data, recipe, rounds):
-    module = TrainModule(copy.deepcopy(model).train(), data.static_vars, recipe)
-    clock = _Clock()
-    data.trainer = None
-    module.fit_laws(data)
-    with quiet_lightning():
-        L.Trainer(
-            max_steps=rounds + 1,
-            accelerator="cpu",
-            devices=1,
-            precision=recipe.precision,
-            callbacks=[clock],
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(module, data)
-    return (clock.times[-1] - clock.times[0]) / rounds
+    from microclimate.training.lightning import LightningTraining, seconds_per_step
+    module = LightningTraining(copy.deepcopy(model).train(), data.static_vars, recipe)
+    return seconds_per_step(module, data, rounds)
 
 # %% ../../nbs/bench/02_compare_trainings.ipynb #4b65afef
 def batches_within(

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pandas as pd
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/delivery/03_foundry.ipynb #c888565e
 from ..networks.aurora import (AURORA_CHANNELS, VARIANTS, _package, from_aurora,

@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../../nbs/models/02_rollout.ipynb #852546ac
 from ..batch import Batch, channels_of
 from ..errors import WeatherError
 from ..variables import disk_name, variable
 from ..files import atomic
-from ..provenance import content_sha256, open_saved, provenance as _provenance, to_cf, with_cf
+from ..provenance import (as_attributes, open_saved, provenance as _provenance, to_cf,
+                                     with_cf)
 from ..grid import Grid, relaxation
 from ..sun import TimesLike, as_times
 
@@ -92,18 +93,22 @@ def _frame(state, init_time):
     return fields.assign({name: ds[name] for name in ds.data_vars if name == "crs"})
 
 # %% ../../nbs/models/02_rollout.ipynb #80a4981d
-def _append(file: netCDF4.Dataset, frame: xr.Dataset):  # a file of `to_cf`; dims init_time, lead_time (one), …
-    "One more lead time in an open file: the fields, and every time moved on by as much as the lead."
+def _append(
+    file: netCDF4.Dataset,  # in the layout of `to_cf`, open for writing
+    frame: xr.Dataset,  # init_time, lead_time (one), and others
+):
+    "One more lead time: the fields, and every time moved on by as much as the lead."
     one_start = "time" in file.dimensions
     row = file.dimensions["time" if one_start else "forecast_period"].size
-    at = (row,) if one_start else (slice(None), row)
+    starts = () if one_start else (slice(None),)
     lead = frame["lead_time"].values[0] / np.timedelta64(1, "s")
-    later, file["forecast_period"][row] = lead - file["forecast_period"][0], lead
+    later = lead - file["forecast_period"][0]
+    file["forecast_period"][row] = lead
     for name in {"time", "time_bnds", "valid_time"} & set(file.variables):
-        first = file[name][0] if one_start else file[name][:, 0]
-        file[name][at] = first + later
-    for name, da in frame.items():
-        if "lead_time" in da.dims: file[disk_name(name)][at] = da.values[0, 0] if one_start else da.values[:, 0]
+        file[name][*starts, row] = file[name][*starts, 0] + later
+    for name in [n for n, da in frame.items() if "lead_time" in da.dims]:
+        new = frame[name].values[:, 0]
+        file[disk_name(name)][*starts, row] = new[0] if one_start else new
 
 # %% ../../nbs/models/02_rollout.ipynb #841e2808
 def write_stream(
@@ -117,9 +122,9 @@ def write_stream(
         to_cf(next(frames)).assign_attrs(attrs or {}).to_netcdf(part, engine="netcdf4")
         with netCDF4.Dataset(part, "a") as file:
             for frame in frames: _append(file, frame)
-        with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds: digest = content_sha256(ds)
-        with netCDF4.Dataset(part, "a") as file:
-            file.setncatts(dict(provenance=json.dumps(facts, default=str, sort_keys=True), content_sha256=digest))
+        with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds:
+            about = as_attributes(facts, ds)
+        with netCDF4.Dataset(part, "a") as file: file.setncatts(about)
 
 # %% ../../nbs/models/02_rollout.ipynb #783e237d
 def _frames(model, ds, init_times, steps, boundary, width, device, keep, initial):
@@ -132,12 +137,13 @@ def _frames(model, ds, init_times, steps, boundary, width, device, keep, initial
     with torch.inference_mode():
         for state in rollout(model, batch, steps, boundary, width): yield ready(state)
 
-def _kept(frame, keep): return frame if keep is None else frame.isel(_window(Grid.from_dataset(frame), keep))
+def _kept(frame, keep):
+    return frame if keep is None else frame.isel(_window(Grid.from_dataset(frame), keep))
 
 def _window(grid, part) -> dict: return dict(zip(grid.dims, grid.window(*part.box)))
 
 def _with_windows(frame, ds):
-    "Rates are means over the same hours as those of the data that a model starts from: what they say, else the step between their times."
+    "Rates are means over the same hours as in `ds`: what it says of them, else its time step."
     rates = [n for n in frame.data_vars if n != "crs" and variable(n).kind == "flux"]
     hours = {n: ds[n].attrs.get("window_hours", ds.attrs.get("step_hours")) for n in rates}
     return frame.assign({n: frame[n].assign_attrs(window_hours=h) for n, h in hours.items() if h})
@@ -183,13 +189,16 @@ def check_lead(
     lead_hours: int,
     keep_hours: int | None = None,  # leads that are kept
 ) -> int:  # steps
-    "Steps of the model in a lead time. Raises `WeatherError` for leads that are no positive multiples of the step."
-    for name, hours in dict(lead_hours=lead_hours, keep_hours=keep_hours or model.step_hours).items():
-        if hours <= 0 or hours % model.step_hours:
-            raise WeatherError(f"{name} is {hours}: it must be a positive multiple of the model's step of {model.step_hours} h.")
+    "Steps of the model in a lead time. Raises `WeatherError` for leads that it cannot reach."
+    step = model.step_hours
+    for name, hours in dict(lead_hours=lead_hours, keep_hours=keep_hours or step).items():
+        if hours > 0 and hours % step == 0: continue
+        raise WeatherError(f"{name} is {hours}: it must be a positive multiple of the model's step "
+                           f"of {step} h.")
     if keep_hours and lead_hours % keep_hours:
-        raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, which is {keep_hours}.")
-    return int(lead_hours // model.step_hours)
+        raise WeatherError(f"lead_hours is {lead_hours}: it must be a multiple of keep_hours, "
+                           f"which is {keep_hours}.")
+    return int(lead_hours // step)
 
 # %% ../../nbs/models/02_rollout.ipynb #78146067
 def _labels(model, ds, boundary):
@@ -205,17 +214,18 @@ def forecast_to_file(
     initial: bool = False,  # as for `forecast`
     **facts,  # further provenance
 ) -> xr.Dataset:
-    "The same, written step by step to a NetCDF file with provenance; returns it opened, not loaded. Raises as `forecast` does."
+    "The same as `forecast`, written step by step; returns the file opened, not loaded."
     steps, labels = check_lead(model, lead_hours, keep_hours), _labels(model, ds, boundary)
-    kept = lambda frame: frame.lead_time.values[0] % np.timedelta64(keep_hours or model.step_hours, "h") == np.timedelta64(0)
-    frames = filter(kept, _frames(model, ds, init_times, steps, boundary, width, device, keep, initial))
-    write_stream(frames, path, _facts(model, ds, device, facts), labels)
+    frames = _frames(model, ds, init_times, steps, boundary, width, device, keep, initial)
+    every = np.timedelta64(keep_hours or model.step_hours, "h")
+    kept = (frame for frame in frames if frame["lead_time"].values[0] % every == np.timedelta64(0))
+    write_stream(kept, path, _facts(model, ds, device, facts), labels)
     return open_saved(path)
 
 def _facts(model, ds: xr.Dataset, device, facts: dict) -> dict:
     "Provenance of a forecast."
-    own = dict(model=model.name, device=str(device)) | {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
-    return _provenance(**(own | facts))
+    source = {k: ds.attrs[k] for k in ("source", "source_sha256") if k in ds.attrs}
+    return _provenance(**(dict(model=model.name, device=str(device)) | source | facts))
 
 # %% ../../nbs/models/02_rollout.ipynb #3da7f1ca
 def forecast_archive(

@@ -41,8 +41,12 @@ def begin_run(namespace: dict) -> Run:  # globals() of a run notebook
 def _made_since(folder: Path, began: float) -> list:
     "Files that a run has written, without training folders and hidden ones."
     parts = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_mtime >= began - 1]
-    kept = [p for p in parts if not any(name.startswith((".", "training")) for name in p.relative_to(folder).parts)]
+    kept = [p for p in parts if not _is_aside(p.relative_to(folder))]
     return sorted(p for p in kept if p.suffix != ".ipynb" and p.name != "manifest.json")
+
+def _is_aside(path: Path) -> bool:
+    "Is it hidden, or does it lie in a folder of training checkpoints?"
+    return path.name.startswith(".") or any(name.startswith("training") for name in path.parts[:-1])
 
 def _short(path: Path) -> str:
     "A path from the workbook's root, where it lies in it."
@@ -57,6 +61,12 @@ def show(self: Run, name: str, figure):
     return figure
 
 @patch
+def facts(self: Run, **more) -> dict:
+    "Provenance of what the run makes."
+    own = dict(device=self.device, config=self.parameters, seed=self.parameters.get("seed"))
+    return provenance(**(own | more))
+
+@patch
 def save_table(self: Run, name: str, table):
     "Write a table as NAME.csv; an empty one is not written."
     if len(table):
@@ -69,8 +79,7 @@ def finish(self: Run, *sentences: str, **facts) -> dict:  # the manifest
         with atomic(self.folder / f"{name}.png") as part: figure.savefig(part)
     files = {str(p.relative_to(self.folder)): sha256(p) for p in _made_since(self.folder, self.began)}
     seconds = round(time.time() - self.began, 1)
-    made = provenance(device=self.device, config=self.parameters, seed=self.parameters.get("seed")) | facts
-    made |= dict(parameters=self.parameters, files=files, seconds=seconds)
+    made = self.facts(**facts) | dict(parameters=self.parameters, files=files, seconds=seconds)
     write_json(made, self.folder / "manifest.json")
     print(f"{_short(self.folder)} after {seconds:.0f} s: {', '.join(files)}, manifest.json", *sentences, sep="\n")
     return made

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% ../../nbs/training/00_loader.ipynb #0afe4128
-import microclimate.compute  # noqa: F401 -- first: mends a torchvision that stops Lightning
 import numpy as np
 import pandas as pd
-import pytorch_lightning as L
 import torch
 import xarray as xr
 from fastcore.basics import patch
@@ -391,7 +389,7 @@ def _make_windows(data, part: str, rule: int | str | None, steps: int, max_windo
     return windows
 
 # %% ../../nbs/training/00_loader.ipynb #35301e6d
-class WeatherData(L.LightningDataModule):
+class WeatherData:
     """Training, validation and test windows of one Dataset.
     Raises `WeatherError` if a part that was asked for is empty."""
 
@@ -411,7 +409,6 @@ class WeatherData(L.LightningDataModule):
         cache: str | Path | None = None,  # a folder, for states that do not fit in memory
         epoch_batches: int | None = None,  # batches in an epoch; None: all windows once
     ):
-        super().__init__()
         self.series = ds if isinstance(ds, Series) else read_series(ds, channels, cache)
         self.history, self.steps, self.val_steps = history, steps, val_steps or steps
         self.step_hours = step_hours or self.series.step_hours
@@ -459,26 +456,36 @@ class _PrefetchLoader(DataLoader):
                 yield sample
 
 # %% ../../nbs/training/00_loader.ipynb #14692656
-def _process_share(data: WeatherData) -> tuple:  # number of this process, and of all
-    return (data.trainer.global_rank, data.trainer.world_size) if data.trainer else (0, 1)
-
-def _load_in_order(data: WeatherData, windows: Windows) -> DataLoader | list:
+def _load_in_order(windows: Windows, batch_size: int, process: int, processes: int):
     "This process's part of the windows, batch after batch."
     if not len(windows): return []
-    process, processes = _process_share(data)
     rows = range(process, len(windows), processes)
-    return _PrefetchLoader(windows, batch_size=data.batch_size, sampler=rows)
+    return _PrefetchLoader(windows, batch_size=batch_size, sampler=rows)
 
 @patch
-def train_dataloader(self: WeatherData) -> DataLoader:
-    self.order.share = _process_share(self)
+def train_dataloader(
+    self: WeatherData,
+    process: int = 0,  # number of this process
+    processes: int = 1,  # that share each batch
+) -> DataLoader:
+    self.order.share = process, processes
     return _PrefetchLoader(self.train, batch_sampler=self.order)
 
 @patch
-def val_dataloader(self: WeatherData) -> DataLoader | list: return _load_in_order(self, self.val)
+def val_dataloader(
+    self: WeatherData,
+    process: int = 0,
+    processes: int = 1,
+) -> DataLoader | list:
+    return _load_in_order(self.val, self.batch_size, process, processes)
 
 @patch
-def test_dataloader(self: WeatherData) -> DataLoader | list: return _load_in_order(self, self.test)
+def test_dataloader(
+    self: WeatherData,
+    process: int = 0,
+    processes: int = 1,
+) -> DataLoader | list:
+    return _load_in_order(self.test, self.batch_size, process, processes)
 
 # %% ../../nbs/training/00_loader.ipynb #dde093b8
 @patch

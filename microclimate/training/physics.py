@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import xarray as xr
 from fastcore.basics import patch
-from scipy.optimize import lsq_linear
 from torch import nn
 from torch.nn.functional import grid_sample
 
@@ -383,6 +382,7 @@ def _solve(free, square, known):
     values, vectors = np.linalg.eigh((square / size[:, None] / size).numpy())
     root = vectors * np.sqrt(np.maximum(values, 1e-12))
     target = -np.linalg.solve(root, (known / size).numpy())
+    from scipy.optimize import lsq_linear  # takes half a second to import
     found = lsq_linear(root.T, target, (0, [CLOSURES[t][1] * float(s) for t, s in zip(free, size)])).x
     return {term: max(0.0, float(v / s)) for term, v, s in zip(free, found, size)}
 
