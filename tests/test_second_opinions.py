@@ -16,7 +16,7 @@ from microclimate.scores.evaluate import (finish_scores, needed_statistics, scor
                                           with_vector_wind)
 from microclimate.scores.events import reliability
 from microclimate.grid import Grid
-from microclimate.scores.spectra import power, shells, spectra
+from microclimate.scores.spectra import make_shells, power_spectrum, spectra
 
 pytest.importorskip("scores", reason="the dev extra is not installed")
 xs = pytest.importorskip("xskillscore", reason="the dev extra is not installed")
@@ -217,7 +217,7 @@ def test_spectra(name, variable):
     waves = np.hypot(np.arange(h)[:, None] / (h * grid.dy.mean()), np.arange(w) / (w * grid.dx.mean()))
     shell = np.rint(waves / waves[waves > 0].min()).astype(int).ravel()
     by_hand = np.bincount(shell, (dctn(field, norm="ortho") ** 2 / field.size).ravel())[1:]
-    agree(power(field[None], grid, shells(grid))[0], by_hand[np.bincount(shell)[1:] > 0])
+    agree(power_spectrum(field[None], grid, make_shells(grid))[0], by_hand[np.bincount(shell)[1:] > 0])
     found = spectra(here.forecast, here.truth, [variable])[variable].sum("wavelength")
     agree(found.values, np.stack([x.var(p.space).mean("init_time") for x in (p.f, p.o)]))
 
