@@ -24,12 +24,12 @@ from torch.nn.utils import parametrize
 from ..batch import aux_fields
 from ..errors import WeatherError
 from ..files import atomic
-from .export import facts_of, own_facts, save_onnx
+from .export import export_facts, read_float_facts, save_onnx
 from ..training.loader import Sample, WeatherData
 from ..models.registry import Forecaster, weights_digest
 from ..networks.net import count_parameters
 from ..training.recipe import Recipe, TrainModule, aux_steps, unroll
-from ..device.runner import load_engine, not_onto, read_facts
+from ..device.runner import load_engine, check_overwrite, read_facts
 from ..networks.spectral import SpectralLayer
 from ..models.transfer import move_waves
 
@@ -81,7 +81,7 @@ def load_exported(
 ) -> Forecaster:  # forecasts with the file
     """The same forecaster with the network of a file. Raises ValueError for a file that an engine cannot load, and `WeatherError` for one
     with other channels, normalisation, grid or inputs."""
-    told, own = read_facts(path), facts_of(model)
+    told, own = read_facts(path), export_facts(model)
     differ = [key for key in ("channels", "grid", "history", "step_hours", "aux", "noise") if told[key] != own[key]]
     if differ: raise WeatherError(f"{path} is not of {model.name}, whose {', '.join(differ)} differ: give the model that was exported.")
     return Forecaster(_Engine(path, engine, threads), model.normalizer, model.grid, model.history, model.aux, model.name, model.noise)
@@ -233,8 +233,8 @@ def quantise(
 ) -> dict:  # tendency error on some of the samples, share of the size, layers left in float32
     """A model in eight bits, in one file. Raises `WeatherError` for samples of other variables, grid, history or step, for another model's
     file or one of 2 GB, and where half of the layers would have to stay in float32."""
-    fields, facts, path = sample_inputs(model, data, samples), own_facts(model, path), Path(path)
-    not_onto(small, path)
+    fields, facts, path = sample_inputs(model, data, samples), read_float_facts(model, path), Path(path)
+    check_overwrite(small, path)
     size = path.stat().st_size + (facts["external"] or dict(bytes=0))["bytes"]
     if size > 2e9: raise WeatherError(f"{path} has {size / 1e9:.1f} GB, and 2 GB is the most that is quantised: take its weights only.")
     with atomic(small) as part, tempfile.TemporaryDirectory() as folder:  # a disk that is full for either is one error
