@@ -58,7 +58,8 @@ def tell_the_story(source, folder):
     run("run_evaluate", folder / "scores", source=source, forecasts=f"[{model}, persistence, climatology]", lead_hours=12)
     assert {"mine", "persistence"} <= set(pd.read_csv(folder / "scores" / "scores.csv").model)
 
-    exported = run("run_export", folder / "onnx", model=model, rollout="1", epochs=1, rounds=1, engines="onnxruntime", max_val_windows=8)
+    quick = dict(rollout="1", epochs=1, rounds=1, max_val_windows=8, engines="onnxruntime", pruned_share=0, calibration_samples=8)
+    exported = run("run_export", folder / "onnx", model=model, **quick)
     assert {"fp32.onnx", "table.csv"} <= set(exported["files"])
 
 

@@ -278,7 +278,7 @@ def skill_by_lead(scores: pd.DataFrame, leads: Sequence[int] = (1, 3, 6, 12, 24)
     "Skill of every model against persistence, in per cent."
     skill = scores[(scores.metric == "skill_persistence") & scores.lead_hours.isin(_leads(scores, leads))]
     skill = skill[~skill.model.isin(BASELINES)]
-    table = skill.pivot_table(index="variable", columns=["model", "lead_hours"], values="value", sort=False)
+    table = skill.pivot_table(index=["variable", "model"], columns="lead_hours", values="value", sort=False)
     return (100 * table).round().astype("Int64")
 
 def _leads(scores, leads) -> list:
