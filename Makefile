@@ -50,7 +50,7 @@ forecast: .venv/.installed  ## the main job: the Norway forecast, into outputs/r
 
 test: .venv/.dev check gate  ## every check: ruff, export gate, nbdev_test, pytest
 	$(BIN)/nbdev_test --timing
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_resume.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 --ignore tests/test_resume.py
 	$(BIN)/python -m pytest tests/test_resume.py  # by itself: it kills a training at moments that a busy machine misses
 
 check: .venv/.dev  ## ruff

@@ -17,7 +17,7 @@ from microclimate.delivery.compress import (in_bfloat16, load_exported, prune, q
                                             with_rounding, without_rounding)
 from microclimate.errors import WeatherError
 from microclimate.weather.open import open_weather
-from microclimate.delivery.export import export_model, quantise_weights, shake
+from microclimate.delivery.export import export_model, quantise_weights, randomise_weights
 from microclimate.grid import regular_grid
 from microclimate.training.loader import WeatherData
 from microclimate.models.registry import build_model, load_model, save_model
@@ -44,7 +44,7 @@ wander = pytest.fixture(scope="module")(walks)
 def test_pruned_models_are_smaller_and_come_back(name, wander, tmp_path):
     data = WeatherData(wander, batch_size=4)
     model = build_model(name, data.normalizer, data.grid, aux=("solar",))
-    shake(model.net)
+    randomise_weights(model.net)
     small = prune(model.eval(), data, 0.3)
     assert 0.6 < count_parameters(small.net) / count_parameters(model.net) <= 0.7
     again = load_model(save_model(small, tmp_path / "small", {}))
@@ -64,7 +64,7 @@ def small(wander, tmp_path_factory):
     "A small model, its data and its file."
     data, path = WeatherData(wander, batch_size=4), tmp_path_factory.mktemp("small") / "model.onnx"
     model = build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32))
-    shake(model.net)
+    randomise_weights(model.net)
     export_model(model.eval(), path, engines=("onnxruntime",))
     return model, data, path
 
@@ -133,7 +133,7 @@ from microclimate.delivery.compress import quantise
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 data = t.WeatherData(t.walks(), batch_size=4)
 model = t.build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32)).eval()
-t.shake(model.net)
+t.randomise_weights(model.net)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 quantise(model, sys.argv[1], sys.argv[2], data, 4)
 """

@@ -17,7 +17,7 @@ from microclimate.batch import Normalizer
 from microclimate.variables import CHANNELS
 from microclimate.provenance import open_saved, provenance, save_dataset, verify, with_cf
 from microclimate.weather.open import open_weather
-from microclimate.delivery.export import export_model, inputs_of, shake
+from microclimate.delivery.export import export_model, randomise_weights, synthetic_inputs
 from microclimate.grid import regular_grid
 from microclimate.models.registry import MODELS, build_model, load_model
 from microclimate.models.rollout import forecast
@@ -31,7 +31,7 @@ START = np.datetime64("2025-01-10", "ns")
 
 def shaken(name, grid, **overrides):
     model = build_model(name, NORMAL, grid, aux=ALL, **overrides)
-    shake(model.net)
+    randomise_weights(model.net)
     return model.eval()
 
 
@@ -118,7 +118,7 @@ def test_a_step_in_rust(week, tmp_path):
     links = ["-L", str(library.parent), "-C", f"link-arg=-l:{library.name}", "-C", f"link-arg=-Wl,-rpath,{library.parent}"]
     build = ["rustc", "--edition", "2021", "-O", "--cfg", 'feature="library"', RUST / "src" / "main.rs", "-o", tmp_path / "step"]
     subprocess.run([*build, *links], check=True)
-    path, fields = week[0] / "edge.onnx", inputs_of(week[1], 1)
+    path, fields = week[0] / "edge.onnx", synthetic_inputs(week[1], 1)
     words = []
     for name, field in zip(("x", "aux"), fields):
         field.numpy().tofile(tmp_path / name)
@@ -245,5 +245,5 @@ def test_no_space_left_for_a_forecast(week, tmp_path):
     folder, path = week[0], tmp_path / "day.nc"
     path.write_text("earlier")
     done = subprocess.run([sys.executable, "-c", FULL, folder / "edge.onnx", folder / "classic.nc", path], capture_output=True, text=True)
-    assert done.returncode != 0 and f"ValueError: Cannot write {path}" in done.stderr
+    assert done.returncode != 0 and f"WeatherError: Cannot write {path}" in done.stderr
     assert path.read_text() == "earlier" and [p.name for p in tmp_path.iterdir()] == ["day.nc"]

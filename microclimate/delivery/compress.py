@@ -24,12 +24,12 @@ from torch.nn.utils import parametrize
 from ..batch import aux_fields
 from ..errors import WeatherError
 from ..files import atomic
-from .export import facts_of, own_facts, save_onnx
+from .export import export_facts, read_float_facts, save_onnx
 from ..training.loader import Sample, WeatherData
 from ..models.registry import Forecaster, weights_digest
 from ..networks.net import count_parameters
 from ..training.recipe import Recipe, TrainModule, aux_steps, unroll
-from ..device.runner import load_engine, not_onto, read_facts
+from ..device.runner import check_overwrite, load_engine, read_facts
 from ..networks.spectral import SpectralLayer
 from ..models.transfer import move_waves
 
@@ -96,7 +96,7 @@ def load_exported(
 ) -> Forecaster:  # forecasts with the file
     """The same forecaster with the network of a file. Raises ValueError for a file that an engine
     cannot load, and `WeatherError` for one with other channels, normalisation, grid or inputs."""
-    theirs, ours = read_facts(path), facts_of(model)
+    theirs, ours = read_facts(path), export_facts(model)
     keys = ("channels", "grid", "history", "step_hours", "aux", "noise")
     if different := [key for key in keys if theirs[key] != ours[key]]:
         raise WeatherError(f"{path} is not of {model.name}, whose {', '.join(different)} differ: "
@@ -105,7 +105,7 @@ def load_exported(
 
 # %% ../../nbs/delivery/01_compress.ipynb #86a3dafa
 class _BFloat16(torch.nn.Module):
-    "A network with products in bfloat16; its last sum is in float32, or the state would be rounded."
+    "Products in bfloat16, and the last sum in float32, or the state would be rounded."
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -290,8 +290,8 @@ def quantise(
     variables, grid, history or step, for another model's file or one of 2 GB, and if half of the
     layers would have to stay in float32."""
     path = Path(path)
-    fields, facts = sample_inputs(model, data, samples), own_facts(model, path)
-    not_onto(small, path)
+    fields, facts = sample_inputs(model, data, samples), read_float_facts(model, path)
+    check_overwrite(small, path)
     size = path.stat().st_size + (facts["external"] or dict(bytes=0))["bytes"]
     if size > 2e9:
         raise WeatherError(f"{path} has {size / 1e9:.1f} GB, and 2 GB is the most that can be "

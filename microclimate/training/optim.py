@@ -27,7 +27,7 @@ def warm_cosine(
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))
 
 # %% ../../nbs/training/03_optim.ipynb #70ee184b
-def decay_groups(net: nn.Module, weight_decay: float) -> list:  # two parameter groups for an optimiser
+def decay_groups(net: nn.Module, weight_decay: float) -> list:  # two parameter groups
     """Decay on weights that mix several inputs; none on biases, norms, layer scales and gates.
     Frozen weights are left out."""
     mixing, scaling = [], []
