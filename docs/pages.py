@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["IN_TEST"] = "1"  # nbdev executes notebooks without exporting them
 
 from fastcore.nbio import mk_cell, read_nb, write_nb
-from nbdev.processors import FilterDefaults, rm_export
+from nbdev.processors import FilterDefaults, clean_magics, rm_export
 from nbdev.test import test_nb as run_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,10 +90,11 @@ def keep_source(cell):
 
 
 class DocsStep(FilterDefaults):
-    "nbdev's docs step, with the source of exported cells kept."
+    "nbdev's docs step; exported source is kept, and magics, of which there are none, not looked for."
 
     def base_procs(self):
-        return [keep_source if step is rm_export else step for step in super().base_procs()]
+        steps = [step for step in super().base_procs() if step is not clean_magics]
+        return [keep_source if step is rm_export else step for step in steps]
 
 
 def module_of(path):
@@ -154,6 +155,8 @@ def arrange(cells, module):
     "Descriptions before their folded source, text with links, no directive left."
     folded = []
     for cell in cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            continue  # papermill's: where this build writes to
         cell.metadata.pop("execution", None)
         if cell.source.startswith("#| echo: false\n#| output: asis\nshow_doc("):
             yield linked(symbol(cell, module))
@@ -283,21 +286,22 @@ def copy_texts(source):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", type=Path, help="folder to build in")
-    parser.add_argument("--draft", action="store_true", help="pages without outputs, at once")
-    parser.add_argument("notebooks", type=Path, nargs="*", help="these only (default: all)")
+    parser.add_argument("--draft", action="store_true", help="execute only the notebooks named")
+    parser.add_argument("notebooks", type=Path, nargs="*", help="these pages only (default: all)")
     asked = parser.parse_args()
-    paths = [path.resolve() for path in asked.notebooks] or notebooks()
+    named = [path.resolve() for path in asked.notebooks]
     build = asked.build.resolve()
     source = build / "source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     copy_texts(source)
-    if asked.draft:
-        for path in paths:
+    if not asked.draft:
+        named = named or notebooks()
+        print(f"{len(named)} notebooks; new and changed ones are executed (all: about ten minutes)")
+    make_all(named, build)
+    if asked.draft:  # last: nbdev's shell takes the place of this module
+        for path in sorted({*notebooks()} - {*named}):
             write(page(read_nb(path), path), path, build)
-        return
-    print(f"{len(paths)} notebooks; new and changed ones are executed (all: some four minutes)")
-    make_all(paths, build)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ CASES = {
     "nature run without a number": (lambda d: "nature:x", {}, "'nature:x' is no nature run: write nature"),
     "empty file": (lambda d: cut_short(june()(d), 0), {}, "june.nc .*it is empty"),
     "web page": (lambda d: (d / "june.nc").write_text("<html>404") and d / "june.nc", {}, "june.nc is neither NetCDF, GRIB nor Zarr"),
-    "folder without Zarr": (lambda d: d, {}, "is a folder but no Zarr store: give the files"),
+    "folder without Zarr": (lambda d: d, {}, "is a folder but not a Zarr store: give the files"),
     "truncated NetCDF-4": (lambda d: cut_short(june()(d)), {}, f"june.nc.*{SHORT}"),
     "truncated NetCDF-3": (lambda d: cut_short(june(n=99, save=dict(format="NETCDF3_64BIT"))(d)), {}, f"june.nc.*{SHORT}"),
     "corrupt NetCDF": (lambda d: scramble(june(n=400, save=dict(encoding={"t2m": dict(zlib=True)}))(d), 0.3, 0.5), {}, f"june.nc.*{SHORT}"),

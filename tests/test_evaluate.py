@@ -70,21 +70,27 @@ def test_a_second_run_forecasts_nothing_anew(norway):
 
 
 def test_files_of_others_and_stations(norway, tmp_path):
-    "The same forecast in our layout and in WeatherBench 2's has the same scores; stations come with a verif file."
+    "The same forecast in our layout and in WeatherBench 2's has the same scores; stations come with a verif file and a table."
     out, table = norway
     ours = next((out / "forecasts").glob("sfno-tiny*.nc"))
     write_wb2(open_forecast(ours, variables=["2t", "msl"]), tmp_path / "theirs.zarr")
     towns = read_stations(pd.DataFrame(dict(id=[1, 2], name=["Oslo", "Bergen"], lat=[59.91, 60.39], lon=[10.75, 5.32], altitude=[20, 12])))
-    truth = open_weather("nature", variables=["2t", "z_sfc"], time=pd.date_range("2025-06-01T06", "2025-06-02T12", freq="6h"))
+    truth = open_weather("nature", variables=["2t", "msl", "z_sfc"], time=pd.date_range("2025-06-01T06", "2025-06-02T12", freq="6h"))
     seen = observations_from(truth, towns)
     forecast = at_stations(open_forecast(ours, variables=["2t"]), seen, ground=truth)
     write_verif(forecast, seen, "2t", tmp_path / "seen.nc")
+    rows = (seen["msl"] / 100).rename("value").to_dataframe().reset_index().assign(variable="msl", units="hPa")
+    rows.rename(columns={"location": "station"}).to_csv(tmp_path / "seen.csv", index=False)
+    observations = [str(tmp_path / "seen.nc"), str(tmp_path / "seen.csv")]
     files = [str(ours), str(tmp_path / "theirs.zarr"), "persistence"]
-    both = evaluate(tmp_path, **SHORT | dict(forecasts=files, start=None, end=None, observations=[str(tmp_path / "seen.nc")]))
+    both = evaluate(tmp_path, **SHORT | dict(forecasts=files, start=None, end=None, observations=observations))
     names = [name for name in dict.fromkeys(both.model) if name != "persistence"]
     assert len(names) == 2 and "theirs" in names
     for name in names: np.testing.assert_allclose(rmse(both, name), rmse(table, "sfno-tiny"), rtol=1e-5)
     assert set(both[both.region == "stations"].model) == {*names, "persistence"}
+    at_stations_too = both[(both.region == "stations") & (both.model == "persistence") & (both.metric == "rmse")]
+    assert set(at_stations_too.variable) == {"2t", "msl"}
+    assert len(list(tmp_path.glob("stations_*_msl.nc"))) == 3
     assert len(list(tmp_path.glob("stations_*_2t.nc"))) == 3 and (tmp_path / "meteogram_2t.png").is_file()
 
 

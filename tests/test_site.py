@@ -29,19 +29,13 @@ def run(*command):
     return done.stdout + done.stderr
 
 
-def build(folder, *arguments):
-    "Pages by docs/pages.py, then Sphinx, where a warning is an error."
-    said = run(sys.executable, PAGES, folder, *arguments)
-    html = folder / "html"
-    run(sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", folder / "source", html)
-    return html, said
-
-
 @pytest.fixture(scope="module")
 def draft(tmp_path_factory):
-    "The whole site without executing a cell: nbdev's docs step, then Sphinx."
+    "The whole site, of which two notebooks are executed: nbdev's docs step, then Sphinx."
     folder = tmp_path_factory.mktemp("draft")
-    html, said = build(folder, "--draft")
+    said = run(sys.executable, PAGES, "--draft", folder, *SHOWN)
+    html = folder / "html"
+    run(sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", folder / "source", html)
     return folder / "source", html, said
 
 
@@ -96,17 +90,18 @@ def test_formulas_need_no_script(draft):
     assert "<math " in page and not re.search(r"<script[^>]*mathjax", page, flags=re.I)
 
 
-def test_site_of_two_notebooks_asks_no_network(tmp_path):
-    folder = tmp_path / "site"
-    run(sys.executable, PAGES, folder, *SHOWN)
-    run(sys.executable, "-m", "sphinx", "-q", folder / "source", folder / "html")
-    grid = (folder / "html" / "05_grid.html").read_text(encoding="utf-8")
-    assert "(64, 112)" in grid, "the cells are executed"
-    assert list((folder / "html" / "_images").glob("*.png")), "pictures are there"
-    assert (folder / "html" / "searchindex.js").exists()
+def test_executed_pages_show_outputs(draft):
+    html = draft[1]
+    assert "(64, 112)" in (html / "05_grid.html").read_text(encoding="utf-8")
+    assert list((html / "_images").glob("*.png")), "pictures are there"
+
+
+def test_pages_ask_no_network(draft):
+    html = draft[1]
+    assert (html / "searchindex.js").exists()
     loads = r"(?:<(?:script|img|iframe|source)\b[^>]*\bsrc|<link\b[^>]*\bhref|@import|url\()"
     outside = rf"""{loads}\W{{0,3}}((?:https?:)?//[^"')\s]+)"""
-    files = [path for path in (folder / "html").rglob("*") if path.suffix in (".html", ".css")]
+    files = [path for path in html.rglob("*") if path.suffix in (".html", ".css")]
     asked = {path.name: re.findall(outside, path.read_text(encoding="utf-8")) for path in files}
     asked = {name: found for name, found in asked.items() if found}
     assert not asked, f"pages ask the network for {asked}"
@@ -117,6 +112,15 @@ def test_site_of_two_notebooks_asks_no_network(tmp_path):
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1000
+
+
+def test_readme_shows_the_lines_that_run():
+    "Those of test_front_door.py."
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ran = (ROOT / "tests" / "test_front_door.py").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    lines = [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+    assert len(lines) == 5 and all(line in ran for line in lines)
 
 
 def parameters(path):

@@ -1,5 +1,6 @@
 """`papermill nbs/run_NAME.ipynb`, typed in a terminal: a pseudo-terminal, because papermill behaves otherwise behind a pipe."""
 
+import ast
 import os
 import pty
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from microclimate.parameters import read_parameters
 from microclimate.workbook import set_up
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,27 @@ def test_the_environment_has_this_papermill():
     if "microclimate" not in script:
         pytest.skip("this environment was not built by `make environment`: its papermill is the plain one")
     compile(script, "papermill", "exec")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_every_run_checks_its_parameters(path):
+    "The table of kinds knows each of them and takes the defaults as they are; the check stands below the parameters."
+    book = nbformat.read(path, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    [at] = [k for k, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
+    defaults = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(code[at].source).body}
+    assert read_parameters(defaults, defaults) == defaults
+    assert "check_parameters(globals())" in code[at + 1].source or "begin_run(globals())" in code[at + 1].source
+
+
+def test_the_main_job_is_the_simplest_notebook():
+    "Twelve imported names at most, no function of its own, steps of one to five lines."
+    book = nbformat.read(ROOT / "nbs" / "run_forecast.ipynb", as_version=4)
+    code = [cell.source for cell in book.cells if cell.cell_type == "code" and "tags" not in cell.metadata]
+    tree = ast.parse("\n".join(code))
+    imported = [alias.name for line in tree.body if isinstance(line, ast.ImportFrom | ast.Import) for alias in line.names]
+    assert len(imported) <= 12 and not any(isinstance(line, ast.FunctionDef | ast.Lambda | ast.IfExp) for line in ast.walk(tree))
+    assert all(len(cell.splitlines()) <= 5 for cell in code[1:])
 
 
 EVERY_RUN = """

@@ -34,7 +34,7 @@ BETA = 2 * OMEGA * np.cos(np.radians(CENTRE[0])) / RADIUS  # m⁻¹ s⁻¹, and 
 
 # %% ../../nbs/weather/00_nature.ipynb #f88959cc
 @functools.lru_cache
-def geography() -> dict:  # elevation (m), land (0-1), both (481, 1081); latitude (481,), west, step (degrees)
+def geography() -> dict:  # elevation (m) and land (0-1), both (481, 1081); latitude, west, step
     "The committed orography and land fraction of northern Europe."
     with np.load(assets() / "orography.npz") as file: raw = {k: file[k] for k in file}
     step = float(raw["step"])
@@ -62,17 +62,22 @@ def _cell_mean(name, grid):
     gap = RADIUS * np.radians(geography()["step"])
     tall = np.nanmedian(grid.dy) / gap if grid.shape[0] > 1 else 1
     wide = np.nanmedian(grid.dx / np.cos(np.radians(grid.lat2d))) / gap if grid.shape[1] > 1 else 1
-    return on_grid(_averaged(name, *(2 * max(0, round((n - 1) / 2)) + 1 for n in (tall, wide))), grid)
+    return on_grid(_averaged(name, _odd(tall), _odd(wide)), grid)
+
+def _odd(n: float) -> int:
+    "The nearest odd number, at least 1."
+    return 2 * max(0, round((n - 1) / 2)) + 1
 
 # %% ../../nbs/weather/00_nature.ipynb #d8362c31
 @functools.lru_cache
 def _broad(name, km):
-    "Elevation or land smoothed by a Gaussian whose standard deviation is so many kilometres, on the grid of `geography`."
+    "Elevation or land smoothed by a Gaussian with a standard deviation of `km`, as in `geography`."
     geo = geography()
     gap = RADIUS * np.radians(geo["step"]) / 1e3
     field = gaussian_filter1d(geo[name], km / gap, axis=0, mode="nearest")
     widths = km / gap / np.cos(np.radians(geo["latitude"]))
-    return np.stack([gaussian_filter1d(row, width, mode="nearest") for row, width in zip(field, widths)])
+    rows = zip(field, widths)
+    return np.stack([gaussian_filter1d(row, width, mode="nearest") for row, width in rows])
 
 # %% ../../nbs/weather/00_nature.ipynb #e0cf401c
 @functools.lru_cache
@@ -80,15 +85,23 @@ def _slopes():
     "Eastward and northward slope of the broad mountains, metres per metre."
     geo, height = geography(), _broad("elevation", 30)
     gap = RADIUS * np.radians(geo["step"])
-    return np.gradient(height, axis=1) / (gap * np.cos(np.radians(geo["latitude"]))[:, None]), -np.gradient(height, axis=0) / gap
+    width = gap * np.cos(np.radians(geo["latitude"]))[:, None]
+    return np.gradient(height, axis=1) / width, -np.gradient(height, axis=0) / gap
 
 # %% ../../nbs/weather/00_nature.ipynb #58b743a4
-def ground(grid: Grid) -> dict:  # height (m), lsm, inland (0-1), slope_east, slope_north (m/m); each (h, w) float32
-    "What the weather has to know of the ground below it."
+def ground(
+    grid: Grid,
+) -> dict:  # height (m), lsm, inland (0-1), slope_east, slope_north (m/m); (h, w) float32
+    "Height, land and slope of the ground, which shape the weather above it."
     east, north = _slopes()
-    fields = dict(height=_cell_mean("elevation", grid), lsm=_cell_mean("land", grid), inland=on_grid(_broad("land", 120), grid),
-                  slope_east=on_grid(east, grid), slope_north=on_grid(north, grid))
-    return {k: np.clip(v, 0, None if k == "height" else 1).astype("f4") if "slope" not in k else v.astype("f4") for k, v in fields.items()}
+    fields = dict(
+        height=np.clip(_cell_mean("elevation", grid), 0, None),
+        lsm=np.clip(_cell_mean("land", grid), 0, 1),
+        inland=np.clip(on_grid(_broad("land", 120), grid), 0, 1),
+        slope_east=on_grid(east, grid),
+        slope_north=on_grid(north, grid),
+    )
+    return {name: field.astype("f4") for name, field in fields.items()}
 
 # %% ../../nbs/weather/00_nature.ipynb #70d5ac29
 def soil(lsm):  # (h, w) 0-1, and so is what it gives
@@ -99,7 +112,7 @@ def soil(lsm):  # (h, w) 0-1, and so is what it gives
 def to_plane(
     lat: np.ndarray, lon: np.ndarray,  # degrees
 ) -> tuple:  # x, y (m) and the map scale, each shaped like lat
-    "Oblique stereographic projection of the sphere (Snyder 1987, eqs. 21-2 to 21-4). Finite everywhere, meant for Europe."
+    "Oblique stereographic projection (Snyder 1987, eqs. 21-2 to 21-4), finite everywhere."
     p0, p, turn = np.radians(CENTRE[0]), np.radians(lat), np.radians(np.asarray(lon) - CENTRE[1])
     cosine = np.sin(p0) * np.sin(p) + np.cos(p0) * np.cos(p) * np.cos(turn)
     scale = 2 / np.maximum(1 + cosine, 0.25)
@@ -125,10 +138,13 @@ def frequency(
     baroclinic: np.ndarray,  # bool: which mode
 ) -> np.ndarray:  # rad/s; the crest moves towards (k, l) where it is positive
     "Rossby waves of a two-layer atmosphere in a uniform flow (Vallis 2017, section 6.5)."
-    return STEER[0] * k + STEER[1] * l - BETA * k / (k**2 + l**2 + np.where(baroclinic, 2 / DEFORMATION**2, 0))
+    restoring = np.where(baroclinic, 2 / DEFORMATION**2, 0)
+    return STEER[0] * k + STEER[1] * l - BETA * k / (k**2 + l**2 + restoring)
 
 # %% ../../nbs/weather/00_nature.ipynb #8c08be91
-WAVES, PEAK, BAROTROPIC = 360, 4.0e6, 0.75  # number, most energetic wavelength (m), share of the barotropic mode
+WAVES = 360  # number of waves
+PEAK = 4.0e6  # m, the most energetic wavelength
+BAROTROPIC = 0.75  # share of the barotropic mode
 
 @dataclass(frozen=True)
 class Waves:
@@ -149,19 +165,23 @@ def _stratified(rng, n, density, values):
 # %% ../../nbs/weather/00_nature.ipynb #47c5f46c
 def draw_waves(seed: int) -> Waves:
     "The waves of a seed. Raises `WeatherError` where the seed is not a whole number from 0 up."
-    if int(seed) != seed or seed < 0: raise WeatherError(f"The nature run's seed must be a whole number from 0 up, not {seed}.")
-    rng, n = np.random.default_rng([int(seed), 23]), WAVES  # stream 23: seed 0 brings a low over Norway on 8 June 2024
+    if int(seed) != seed or seed < 0:
+        raise WeatherError(f"The nature run's seed must be a whole number from 0 up, not {seed}: "
+                           "for example 7.")
+    n = WAVES
+    rng = np.random.default_rng([int(seed), 23])  # 23: seed 0 has a low over Norway on 8 June 2024
     log_k = np.linspace(np.log(2 * np.pi / 8e6), np.log(2 * np.pi / 6e5), 2000)
     ratio = np.exp(log_k) * PEAK / (2 * np.pi)
     spectrum = ratio**3 / (1 + ratio**6.5)  # variance per unit of log k
-    drawn = _stratified(rng, n, spectrum**0.6, log_k)  # more short waves than energy alone would send, each with less
+    drawn = _stratified(rng, n, spectrum**0.6, log_k)  # more short waves than their energy, each weaker
     variance = np.interp(drawn, log_k, spectrum**0.4)
     angles = np.linspace(-np.pi / 2, np.pi / 2, 721)
     angle = rng.permutation(_stratified(rng, n, 1 + 0.4 * np.cos(2 * angles), angles))
     baroclinic = rng.permutation(n) >= n * BAROTROPIC
     for mode in (False, True): variance[baroclinic == mode] /= variance[baroclinic == mode].sum()
     k, l = np.exp(drawn) * np.cos(angle), np.exp(drawn) * np.sin(angle)
-    return Waves(k, l, frequency(k, l, baroclinic), np.sqrt(2 * variance), rng.uniform(0, 2 * np.pi, n), baroclinic)
+    phase = rng.uniform(0, 2 * np.pi, n)
+    return Waves(k, l, frequency(k, l, baroclinic), np.sqrt(2 * variance), phase, baroclinic)
 
 # %% ../../nbs/weather/00_nature.ipynb #21c5044b
 def profile(
@@ -183,7 +203,8 @@ def structure(
     return profile(s), (profile(s + ds) - profile(s - ds)) / (2 * ds * R_DRY)
 
 # %% ../../nbs/weather/00_nature.ipynb #bc1551ef
-STIR, BROAD = 5 * 3600.0, 2.8e5  # s: how long the large waves stir; m: waves much shorter do not stir
+STIR = 5 * 3600.0  # s, how long the large waves stir
+BROAD = 2.8e5  # m, much shorter waves do not stir
 UNIT = 1e6  # metres in the map's unit here: keeps phases small enough for float32
 
 def season(time: np.ndarray, peak: float) -> np.ndarray:
@@ -431,12 +452,14 @@ def near_surface(
 
 # %% ../../nbs/weather/00_nature.ipynb #3273f39d
 def _place(grid):
-    "Everything about the cells that does not change, flat."
+    "Everything about the cells that does not change in time, each `(cells,)`."
     lat, lon = (np.ascontiguousarray(v.ravel()) for v in (grid.lat2d, grid.lon2d))
     c, s = (v.astype("f4") for v in east_on_plane(lat, lon))
-    return dict(lat=lat, lon=lon, f=balanced_f(lat), cosine=c, sine=s) | {k: v.ravel() for k, v in ground(grid).items()}
+    flat = {name: field.ravel() for name, field in ground(grid).items()}
+    return dict(lat=lat, lon=lon, f=balanced_f(lat), cosine=c, sine=s) | flat
 
 def _sky(omega, spin, low):
+    "Ascent, vorticity and warmth, scaled to the order of 1."
     rising = -omega / 0.15
     return Sky(rising / np.sqrt(1 + (rising / 4) ** 2), spin / 0.25, low.warmth / 3.4)
 
@@ -450,10 +473,15 @@ def _surface(levels, omega, slope, sky, time, place):
     u, v = wind(bottom, place["f"], 0.20 + 0.30 * lsm, 16 + 12 * lsm)
     msl = 1e5 * np.exp(bottom.z / (R_DRY * bottom.t))
     sp = msl * np.exp(-GRAVITY * place["height"] / (R_DRY * (bottom.t - 0.003 * place["height"])))
-    return {"2t": t, "2d": np.minimum(magnus_dewpoint(e), t), "10u": u, "10v": v, "msl": msl, "sp": sp, "tcc": tcc,
-            "tp": rain(omega, slope, rh, specific_humidity(1.0, low.t, 850)), "ssrd": sunshine(time, place["lat"], place["lon"], tcc),
-            "strd": sky_heat(bottom.t - 0.006 * place["height"], e, tcc),
-            "2q": 0.622 * e / (sp - 0.378 * e), "2r": 100 * np.minimum(e / magnus_saturation(t), 1)}
+    return {
+        "2t": t, "2d": np.minimum(magnus_dewpoint(e), t),
+        "10u": u, "10v": v, "msl": msl, "sp": sp, "tcc": tcc,
+        "tp": rain(omega, slope, rh, specific_humidity(1.0, low.t, 850)),
+        "ssrd": sunshine(time, place["lat"], place["lon"], tcc),
+        "strd": sky_heat(bottom.t - 0.006 * place["height"], e, tcc),
+        "2q": 0.622 * e / (sp - 0.378 * e),
+        "2r": 100 * np.minimum(e / magnus_saturation(t), 1),
+    }
 
 # %% ../../nbs/weather/00_nature.ipynb #59eb10cc
 def _at_level(name, p, level, omega, sky, place):
@@ -461,7 +489,8 @@ def _at_level(name, p, level, omega, sky, place):
     if name in "zt": return getattr(level, name)
     if name == "r": return 100 * relative_humidity(sky, p)
     if name == "q": return specific_humidity(relative_humidity(sky, p), level.t, p)
-    if name == "w": return omega * np.float32(np.clip(4 * p / 1000 * (1 - p / 1000), 0, 1))  # a parabola: 0 at the ground and the top
+    if name == "w":  # a parabola: 0 at the ground and the top
+        return omega * np.float32(np.clip(4 * p / 1000 * (1 - p / 1000), 0, 1))
     depth = np.clip((p - 850) / 150, 0, 1)
     return wind(level, place["f"], 0.2 * depth, 16 * depth)["uv".index(name)]
 
@@ -482,24 +511,30 @@ def _weather(waves, place, time, flat, columns):
 _FLAT = ("2t", "2d", "10u", "10v", "msl", "tp", "ssrd", "strd", "tcc", "sp", "2q", "2r")
 
 def _request(variables, levels):
-    "What to compute: flat fields, (letter, hPa) pairs, and which pairs the caller named; refuses what the nature run has not."
-    names = {}
-    for name in variables:
-        row = variable(name)
-        if row.kind == "static": continue
-        letter, digits = name[0], name[1:]
-        if name not in _FLAT and not (letter in "ztuvqrw" and digits.isdigit() and 10 <= int(digits) <= 1050):
-            raise WeatherError(f"The nature run has no '{name}': ask for {', '.join(_FLAT)} or a field on a level such as t850.")
-        names[name] = None if name in _FLAT else (letter, int(digits))
-    bad = [p for p in (levels if levels is not None else ()) if not 10 <= p <= 1050]
-    if bad: raise WeatherError(f"The nature run reaches from 1050 to 10 hPa: levels {bad} lie outside.")
+    "Name to None or (letter, hPa). Raises `WeatherError` for what the nature run does not have."
+    names = {name: _level_pair(name) for name in variables if variable(name).kind != "static"}
+    outside = [p for p in ([] if levels is None else levels) if not 10 <= p <= 1050]
+    if outside:
+        raise WeatherError(f"The nature run reaches from 1050 to 10 hPa: levels {outside} lie outside; "
+                           "choose others.")
     return names
 
+def _level_pair(name) -> tuple | None:
+    "`('t', 850)` for `t850`, None for a field without a level."
+    if name in _FLAT: return None
+    letter, digits = name[0], name[1:]
+    if letter in "ztuvqrw" and digits.isdigit() and 10 <= int(digits) <= 1050:
+        return letter, int(digits)
+    raise WeatherError(f"The nature run has no '{name}': ask for {', '.join(_FLAT)} "
+                       "or a field on a level such as t850.")
+
 # %% ../../nbs/weather/00_nature.ipynb #dbc4e30a
-def _times(time):
+def _times(time) -> np.ndarray:  # (t,) datetime64[ns]
+    "Raises `WeatherError` for an empty list and for invalid dates."
     time = np.atleast_1d(np.asarray(time, "M8[ns]"))
     if time.ndim != 1 or len(time) == 0 or np.isnat(time).any():
-        raise WeatherError("The nature run needs a list of one or more valid dates and times, for example ['2024-06-08T00'].")
+        raise WeatherError("The nature run needs a list of one or more valid dates and times, "
+                           "for example ['2024-06-08T00'].")
     return time
 
 # %% ../../nbs/weather/00_nature.ipynb #7d249fcd
@@ -510,29 +545,38 @@ def sample(
     variables=CHANNELS,  # our names; `t850` and the like on any level
     levels=None,  # hPa: adds the columns z, t, u, v, q on these levels
 ) -> xr.Dataset:  # dims time and the grid's; statics z_sfc and lsm
-    "Synthetic weather as a standard Dataset. Raises `WeatherError` for an unknown variable, a bad level, time or seed."
-    waves, place, time, wanted = draw_waves(seed), _place(grid), _times(time), _request(variables, levels)
-    pairs = list(wanted.values()) + [(n, p) for p in (levels if levels is not None else ()) for n in "ztuvq"]
-    cells, flat = grid.shape[0] * grid.shape[1], [n for n, pair in wanted.items() if pair is None]
-    columns = dict.fromkeys(pair for pair in pairs if pair is not None)
+    "Synthetic weather as a standard Dataset. Raises `WeatherError` for what it does not have."
+    waves, place = draw_waves(seed), _place(grid)
+    time, wanted = _times(time), _request(variables, levels)
+    flat = [name for name, pair in wanted.items() if pair is None]
+    columns = dict.fromkeys(pair for pair in wanted.values() if pair is not None)
+    for p in [] if levels is None else levels: columns |= {(name, p): None for name in "ztuvq"}
+    cells = grid.shape[0] * grid.shape[1]
     out = {key: np.empty((len(time), cells), "f4") for key in [*flat, *columns]}
     chunk = max(1, 400_000 // cells)
     for start in range(0, len(time), chunk):
         part = slice(start, start + chunk)
-        for key, field in _weather(waves, place, time[part], flat, columns).items(): out[key][part] = field
-    return _dress(out, wanted, levels, grid, time, seed, place)
+        fields = _weather(waves, place, time[part], flat, columns)
+        for key, field in fields.items(): out[key][part] = field
+    return _to_dataset(out, wanted, levels, grid, time, seed, place)
 
 # %% ../../nbs/weather/00_nature.ipynb #7b79e6b7
-def _dress(out, wanted, levels, grid, time, seed, place):
-    "Arrays to a standard Dataset."
+_ATTRIBUTION = ("Synthetic weather made by microclimate, no observation in it; "
+                "orography ETOPO5 (NOAA), land Natural Earth")
+
+def _to_dataset(out, wanted, levels, grid, time, seed, place) -> xr.Dataset:
+    "Arrays as a standard Dataset."
     shape, dims = (len(time), *grid.shape), ("time", *grid.dims)
-    data = {name: (dims, out[name if pair is None else pair].reshape(shape)) for name, pair in wanted.items()}
+    data = {name: (dims, out[pair or name].reshape(shape)) for name, pair in wanted.items()}
+    coords = dict(time=time) | grid.coords()
     if levels is not None:
-        for n in "ztuvq": data[n] = (("time", "level", *grid.dims), np.stack([out[n, p].reshape(shape) for p in levels], 1))
+        coords["level"] = np.asarray(levels)
+        for name in "ztuvq":
+            column = np.stack([out[name, p].reshape(shape) for p in levels], 1)
+            data[name] = ("time", "level", *grid.dims), column
     data["z_sfc"] = (grid.dims, (GRAVITY * place["height"]).astype("f4").reshape(grid.shape))
     data["lsm"] = (grid.dims, place["lsm"].reshape(grid.shape))
     if not grid.regular: data["crs"] = ((), np.int32(0), grid.crs)
-    coords = dict(time=time) | grid.coords() | (dict(level=np.asarray(levels)) if levels is not None else {})
-    attrs = dict(title=f"Synthetic weather (nature run, seed {seed})", source=f"nature:{seed}", synthetic=1, region=grid.name,
-                 attribution="Synthetic weather made by microclimate, no observation in it; orography ETOPO5 (NOAA), land Natural Earth")
+    attrs = dict(title=f"Synthetic weather (nature run, seed {seed})", source=f"nature:{seed}",
+                 synthetic=1, region=grid.name, attribution=_ATTRIBUTION)
     return with_cf(xr.Dataset(data, coords, attrs))
