@@ -28,10 +28,10 @@ from ..grid import GRAVITY, RADIUS, Grid
 
 # %% ../../nbs/training/01_physics.ipynb #7e2223b7
 ROW, COLUMN = -2, -1
-_polar = 0.01  # rows narrower than this part of the widest are taken to be that wide: a pole has no width
+_polar = 0.01  # smallest width of a row, as a share of the widest: a pole has no width
 
 
-def directions(grid: Grid) -> np.ndarray:  # (2, 2, h, w): to the next column and row; each as parts eastward and northward
+def directions(grid: Grid) -> np.ndarray:  # (2, 2, h, w): to the next column and row; east, north
     "Unit vectors along the grid's axes, from the cells' places on the sphere."
     lat, lon = np.radians(grid.lat2d), np.radians(grid.lon2d)
     place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
@@ -43,7 +43,7 @@ def directions(grid: Grid) -> np.ndarray:  # (2, 2, h, w): to the next column an
 
 # %% ../../nbs/training/01_physics.ipynb #4842e551
 class Space(nn.Module):
-    "Derivatives on a grid, regular or projected. Raises `WeatherError` for one too small to have any."
+    "Derivatives on a grid, regular or projected. Raises `WeatherError` if the grid is too small."
 
     def __init__(self, grid: Grid):
         super().__init__()
@@ -68,7 +68,8 @@ class Space(nn.Module):
         self,
         q: torch.Tensor,  # (b, h, w)
     ) -> torch.Tensor:  # (b, 2, h, w) eastward, northward, per metre
-        slopes = torch.stack([torch.gradient(q, dim=axis)[0] for axis in (COLUMN, ROW)], 1) / self.size
+        slopes = torch.stack([torch.gradient(q, dim=axis)[0] for axis in (COLUMN, ROW)], 1)
+        slopes = slopes / self.size
         return (slopes[:, :, None] * self.along).sum(1)
 
 # %% ../../nbs/training/01_physics.ipynb #52f1666f
@@ -82,10 +83,14 @@ def flux(
 
 
 @patch
-def divergence(self: Space, wind: torch.Tensor) -> torch.Tensor:  # (b, 2, h, w) east, north -> (b, h, w), per metre
+def divergence(
+    self: Space,
+    wind: torch.Tensor,  # (b, 2, h, w) eastward, northward
+) -> torch.Tensor:  # (b, h, w), per metre
     "What flows out of a cell over its area; on the outermost cells one-sided."
     flux = self.flux(wind)
-    return sum(torch.gradient(flux[:, k], dim=axis)[0] for k, axis in enumerate((COLUMN, ROW))) / self.size.prod(0)
+    gains = (torch.gradient(flux[:, k], dim=axis)[0] for k, axis in enumerate((COLUMN, ROW)))
+    return sum(gains) / self.size.prod(0)
 
 # %% ../../nbs/training/01_physics.ipynb #87362400
 SUBSTEPS = 4
@@ -102,11 +107,12 @@ def sample_at(
 # %% ../../nbs/training/01_physics.ipynb #d4c5bf1b
 def trace(
     space: Space,
-    first: torch.Tensor, second: torch.Tensor,  # (b, 2, h, w) m/s, wind at the beginning and the end of the step
+    first: torch.Tensor, second: torch.Tensor,  # (b, 2, h, w) m/s, wind before and after the step
     seconds: float,
-) -> torch.Tensor:  # (b, 1 + SUBSTEPS, h, w, 2) column and row; each cell at the end of the step, then back in time
+) -> torch.Tensor:  # (b, 1 + SUBSTEPS, h, w, 2) column and row, from the end of the step back in time
     "Where the air of each cell has been."
-    speed = torch.cat([space.across(wind) / space.size for wind in (first, second)], 1) * (seconds / SUBSTEPS)
+    speed = torch.cat([space.across(wind) / space.size for wind in (first, second)], 1)
+    speed = speed * (seconds / SUBSTEPS)
     h, w = first.shape[-2:]
     like = dict(dtype=speed.dtype, device=speed.device)
     cells = torch.meshgrid(torch.arange(w, **like), torch.arange(h, **like), indexing="xy")
@@ -125,7 +131,7 @@ def _moved(speed, at, part):
 # %% ../../nbs/training/01_physics.ipynb #c3c7f973
 def change_along(
     path: torch.Tensor,  # (b, 1 + substeps, h, w, 2) from `trace`
-    first: torch.Tensor, second: torch.Tensor,  # (b, c, h, w) at the beginning and the end of the step
+    first: torch.Tensor, second: torch.Tensor,  # (b, c, h, w) before and after the step
     seconds: float,  # of the step
 ) -> torch.Tensor:  # (b, c, h, w) per second
     "How fast a property of the air changes on its way."
@@ -136,9 +142,10 @@ def mean_along(
     path: torch.Tensor,  # (b, 1 + substeps, h, w, 2) from `trace`
     first: torch.Tensor, second: torch.Tensor,  # (b, c, h, w) at the beginning and the end
 ) -> torch.Tensor:  # (b, c, h, w)
-    "Mean over the way of fields that change linearly from the first state to the second (trapezoid rule)."
+    "Mean along the path of fields that change linearly between the states (trapezoid rule)."
     count = path.shape[1]
-    found = sample_at(torch.cat([first, second], 1), path.flatten(1, 2)).unflatten(2, path.shape[1:3])
+    found = sample_at(torch.cat([first, second], 1), path.flatten(1, 2))
+    found = found.unflatten(2, path.shape[1:3])
     part = torch.linspace(1, 0, count, dtype=found.dtype, device=found.device)[:, None, None]
     weight = torch.ones_like(part)
     weight[[0, -1]] = 0.5
@@ -151,7 +158,8 @@ def stays_inside(
     margin: int,  # cells
 ) -> torch.Tensor:  # (b, h, w) bool
     "Has the air been at least so many cells from the edge all the time?"
-    last = torch.tensor([path.shape[3] - 1 - margin, path.shape[2] - 1 - margin], device=path.device)
+    h, w = path.shape[2:4]
+    last = torch.tensor([w - 1 - margin, h - 1 - margin], device=path.device)
     return ((path >= margin) & (path <= last)).all(-1).all(1)
 
 # %% ../../nbs/training/01_physics.ipynb #e2fcdb4d
@@ -201,7 +209,9 @@ def speed_of(s: dict) -> torch.Tensor:  # (b, h, w), smooth and at least 0.1 m/s
     return (s["10u"] ** 2 + s["10v"] ** 2 + 0.01).sqrt()
 
 
-def momentum_terms(space: Space, s: dict, later: dict) -> dict:  # name: (b, 2, h, w) m s⁻²; drag m² s⁻²
+def momentum_terms(
+    space: Space, s: dict, later: dict
+) -> dict:  # name: (b, 2, h, w) m s⁻²; drag m² s⁻²
     "What turns, pushes and slows the wind."
     turn = space.f + s["10u"] * space.curve
     return {"turning": torch.stack([-turn * s["10v"], turn * s["10u"]], 1),
@@ -220,21 +230,25 @@ def column_warmth(s: dict) -> torch.Tensor:  # (b, h, w) K
 
 
 def column_wind(space: Space, s: dict) -> torch.Tensor:  # (b, 2, h, w) m/s
-    "The wind that carries the column: stronger than that at 10 m, and turned the way friction turns it."
+    "The wind that carries the column: stronger than at 10 m, and turned as friction turns it."
     turn = torch.sign(space.f) * np.radians(VEER)
     c, sn = FASTER * torch.cos(turn), FASTER * torch.sin(turn)
     return torch.stack([c * s["10u"] + sn * s["10v"], c * s["10v"] - sn * s["10u"]], 1)
 
 # %% ../../nbs/training/01_physics.ipynb #73b7a253
-def energy_terms(space: Space, s: dict, later: dict) -> dict:  # name: (b, 1, h, w), as they stand before their closure
-    "What warms the column, with its sign; rates are means over the step and stand in the later state."
+def energy_terms(
+    space: Space, s: dict, later: dict
+) -> dict:  # name: (b, 1, h, w), before their closure
+    "What warms the column, with its sign; rates are means over the step, in the later state."
     mass = C_P * column_mass(s)
     terms = {"cooling": torch.ones_like(mass)}
     if "w500" in s: terms["ascent"] = -mass * s["w500"]
     if "tp" in s: terms["rain"] = -LATENT * later["tp"] / 3600
     if "ssrd" in s: terms["sun"] = -later["ssrd"]
     if {"strd", "2t"} <= set(s): terms["thermal"] = later["strd"] - STEFAN * s["2t"] ** 4
-    if {"2t", "t850"} <= set(s): terms["exchange"] = -air(s) * C_P * speed_of(s) * torch.relu(s["2t"] - _brought_down(s))
+    if {"2t", "t850"} <= set(s):
+        warmer = torch.relu(s["2t"] - _brought_down(s))
+        terms["exchange"] = -air(s) * C_P * speed_of(s) * warmer
     return {name: x[:, None] for name, x in terms.items()}
 
 
@@ -248,7 +262,7 @@ def allowed_heads(
     channels: tuple,
     wanted: tuple | None = None,  # None for all
 ) -> tuple:
-    "Heads that a set of channels allows. Raises `WeatherError` for one that is wanted and unknown, or lacks a channel."
+    "Heads that the channels allow. Raises `WeatherError` for one that is unknown or lacks a channel."
     if unknown := set(wanted or ()) - set(LAWS):
         raise WeatherError(f"There is no head '{min(unknown)}': use {', '.join(LAWS)}.")
     missing = {}
@@ -310,7 +324,10 @@ def _statistics(normalizer):
 
 # %% ../../nbs/training/01_physics.ipynb #b80eb24c
 @patch
-def physical(self: PhysicsHeads, x: torch.Tensor) -> dict:  # (b, c, h, w) normalised -> name: (b, h, w)
+def physical(
+    self: PhysicsHeads,
+    x: torch.Tensor,  # (b, c, h, w) normalised
+) -> dict:  # name: (b, h, w)
     "The fields in the table's units, within the table's limits; float64 stays float64."
     x = x if x.dtype == torch.float64 else x.float()
     planes = torch.clamp(x * self.std + self.mean, self.lowest, self.highest).unbind(1)
@@ -322,7 +339,7 @@ def physical(self: PhysicsHeads, x: torch.Tensor) -> dict:  # (b, c, h, w) norma
 # %% ../../nbs/training/01_physics.ipynb #6eed9580
 @patch
 def _along(self: PhysicsHeads, path, carried, s0, s1, terms=None, whole=False):
-    "The change of what is carried, and the mean of each term on its way, or (cheaper) of their sum."
+    "Change of what is carried, and the mean of each term on its way, or (cheaper) of their sum."
     change = {"change": change_along(path, carried(s0), carried(s1), self.seconds)}
     if terms is None: return change
     first, second = (terms(self.space, s, s1) for s in (s0, s1))
@@ -356,10 +373,12 @@ def _column(self: PhysicsHeads, s0, s1, whole):
     "Terms of mass and energy, and where the path is known."
     path = trace(self.space, column_wind(self.space, s0), column_wind(self.space, s1), self.seconds)
     counts, laws = stays_inside(path, 1), {}
-    if "mass" in self.names: laws["mass"] = self._along(path, lambda s: column_mass(s)[:, None], s0, s1), counts
+    if "mass" in self.names:
+        laws["mass"] = self._along(path, lambda s: column_mass(s)[:, None], s0, s1), counts
     if "energy" not in self.names: return laws
     terms = self._along(path, lambda s: column_warmth(s)[:, None], s0, s1, energy_terms, whole)
-    return laws | {"energy": (terms | {"change": terms["change"] * C_P * column_mass(s1)[:, None]}, counts)}
+    terms["change"] = terms["change"] * C_P * column_mass(s1)[:, None]
+    return laws | {"energy": (terms, counts)}
 
 
 @patch
@@ -467,27 +486,40 @@ _rates = ("tp", "ssrd", "strd")
 
 
 def budget(
-    ds: xr.Dataset,  # a series along `time`, or a forecast along `lead_time` with any initial times and members
-) -> xr.Dataset:  # mass_… (kg m⁻² s⁻¹) and, with z500, energy_… (W m⁻²), along the same dimensions without the first time
+    ds: xr.Dataset,  # along `time`, or a forecast along `lead_time` with any starts and members
+) -> xr.Dataset:  # mass_… (kg m⁻² s⁻¹) and, with z500, energy_… (W m⁻²), without the first time
     """What a region gains, what leaves through its edges, and what is left over.
     Raises `WeatherError` for missing fields or a single time."""
     if missing := [n for n in _needs if n not in ds]:
         raise WeatherError(f"A budget needs {', '.join(missing)}, which the data lack.")
     grid, axis = Grid.from_dataset(ds), "lead_time" if "lead_time" in ds.dims else "time"
     count = ds.sizes.get(axis, 1)
-    if count < 2: raise WeatherError(f"A budget needs at least two times along {axis}, not {count}.")
+    if count < 2:
+        raise WeatherError(f"A budget needs at least two times along {axis}, not {count}.")
     space, names = Space(grid).double(), [n for n in (*_needs, "z500", "2t", *_rates) if n in ds]
     seconds = torch.from_numpy(np.diff(ds[axis].values) / np.timedelta64(1, "s"))
     lead = [d for d in ds["msl"].dims if d not in (axis, *grid.dims)]
-    stacked = ds[names].stack(case=lead, create_index=False) if lead else ds[names].expand_dims("case")
-    tables = [_ledgers(space, _state(stacked.isel(case=i), axis, grid), seconds) for i in range(stacked.sizes["case"])]
-    shape, coords = [ds.sizes[d] for d in lead], {d: ds[d] for d in lead if d in ds.coords} | {axis: ds[axis][1:]}
+    if lead: stacked = ds[names].stack(case=lead, create_index=False)
+    else: stacked = ds[names].expand_dims("case")
+    tables = []
+    for i in range(stacked.sizes["case"]):
+        tables.append(_ledgers(space, _state(stacked.isel(case=i), axis, grid), seconds))
+    shape = [ds.sizes[d] for d in lead]
+    coords = {d: ds[d] for d in lead if d in ds.coords} | {axis: ds[axis][1:]}
     join = lambda name: np.stack([t[name].numpy() for t in tables]).reshape(*shape, -1)
-    return xr.Dataset({n: ((*lead, axis), join(n), dict(units=LAWS[n.split("_")[0]].units)) for n in tables[0]}, coords)
+    fields = {}
+    for name in tables[0]:
+        law = LAWS[name.split("_")[0]]
+        fields[name] = (*lead, axis), join(name), dict(units=law.units)
+    return xr.Dataset(fields, coords)
 
 
 def _state(ds, axis, grid):
-    return {n: torch.from_numpy(ds[n].transpose(axis, *grid.dims).values.astype("float64")) for n in ds.data_vars}
+    state = {}
+    for name, field in ds.data_vars.items():
+        values = field.transpose(axis, *grid.dims).values.astype("float64")
+        state[name] = torch.from_numpy(values)
+    return state
 
 # %% ../../nbs/training/01_physics.ipynb #4f3fb931
 def _ledgers(space, s, seconds):
@@ -498,7 +530,8 @@ def _ledgers(space, s, seconds):
     between = lambda v: (v[1:] + v[:-1]) / 2
 
     def ledger(name, q):
-        lines = {"storage": mean(q).diff() / seconds, "outflow": between(out(q)), "spreading": between(mean(q) * out(torch.ones_like(q)))}
+        lines = {"storage": mean(q).diff() / seconds, "outflow": between(out(q))}
+        lines["spreading"] = between(mean(q) * out(torch.ones_like(q)))
         return {f"{name}_{k}": v for k, v in lines.items()}
 
     lines = ledger("mass", column_mass(s))
@@ -511,6 +544,9 @@ def _energy(s, mean, between, ledger):
     warmth = column_warmth(s)
     lines = ledger("energy", C_P * column_mass(s) * (warmth - mean(warmth)[0]))
     if "tp" in s: lines["energy_rain"] = LATENT * mean(s["tp"])[1:] / 3600
-    if {"2t", "ssrd", "strd"} <= set(s): lines["energy_radiation"] = mean(s["ssrd"] + s["strd"])[1:] - between(mean(STEFAN * s["2t"] ** 4))
+    if {"2t", "ssrd", "strd"} <= set(s):
+        lost = between(mean(STEFAN * s["2t"] ** 4))
+        lines["energy_radiation"] = mean(s["ssrd"] + s["strd"])[1:] - lost
     gained = sum(v for k, v in lines.items() if k in ("energy_rain", "energy_radiation"))
-    return lines | {"energy_residual": lines["energy_storage"] + lines["energy_outflow"] - lines["energy_spreading"] - gained}
+    net = lines["energy_storage"] + lines["energy_outflow"] - lines["energy_spreading"]
+    return lines | {"energy_residual": net - gained}
