@@ -155,6 +155,8 @@ def arrange(cells, module):
     "Descriptions before their folded source, text with links, no directive left."
     folded = []
     for cell in cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            continue  # papermill's: where this build writes to
         cell.metadata.pop("execution", None)
         if cell.source.startswith("#| echo: false\n#| output: asis\nshow_doc("):
             yield linked(symbol(cell, module))
@@ -295,7 +297,7 @@ def main():
     copy_texts(source)
     if not asked.draft:
         named = named or notebooks()
-        print(f"{len(named)} notebooks; new and changed ones are executed (all: some four minutes)")
+        print(f"{len(named)} notebooks; new and changed ones are executed (all: about ten minutes)")
     make_all(named, build)
     if asked.draft:  # last: nbdev's shell takes the place of this module
         for path in sorted({*notebooks()} - {*named}):

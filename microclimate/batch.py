@@ -63,7 +63,9 @@ def stack(self: Batch, channels: tuple | None = None) -> torch.Tensor:  # (b, t,
     "One tensor of the named fields. Raises `WeatherError` naming those that are missing."
     channels = channels or self.channels
     missing = [name for name in channels if name not in self.surf_vars]
-    if missing: raise WeatherError(f"The batch lacks {', '.join(missing)}, which the model needs; it has {', '.join(self.channels)}.")
+    if missing:
+        raise WeatherError(f"The batch lacks {', '.join(missing)}, which the model needs; it has "
+                           f"{', '.join(self.channels)}.")
     return torch.stack([self.surf_vars[name] for name in channels], dim=2)
 
 # %% ../nbs/07_batch.ipynb #e64acc85
@@ -83,17 +85,25 @@ def to(self: Batch, device, dtype: torch.dtype | None = None) -> Batch:
 def channels_of(ds: xr.Dataset) -> tuple:  # in the order of the contract
     "The forecast channels that a Dataset has. Raises `WeatherError` where it has none."
     found = tuple(name for name in CHANNELS if name in ds)
-    if not found: raise WeatherError(f"The data hold none of the forecast variables {', '.join(CHANNELS)}: check the source.")
+    if not found:
+        raise WeatherError(f"The data hold none of the forecast variables {', '.join(CHANNELS)}: "
+                           "check the source.")
     return found
 
 # %% ../nbs/07_batch.ipynb #af81c905
 def step_of(ds: xr.Dataset) -> int:  # hours
-    "The most common time step of a Dataset. Raises `WeatherError` for fewer than two times or a step that is no whole hour."
+    """The most common time step of a Dataset.
+
+    Raises `WeatherError` for fewer than two times or a step that is no whole hour.
+    """
     time = runs(ds)[0]["time"].values
-    if len(time) < 2: raise WeatherError("The data hold fewer than two times: a forecast needs at least two.")
+    if len(time) < 2:
+        raise WeatherError("The data hold fewer than two times: a forecast needs at least two.")
     values, counts = np.unique(np.diff(time), return_counts=True)
     hours = values[counts.argmax()] / np.timedelta64(1, "h")
-    if hours < 1 or hours % 1: raise WeatherError(f"The data's time step is {hours:g} h: it must be a whole number of hours.")
+    if hours < 1 or hours % 1:
+        raise WeatherError(f"The data's time step is {hours:g} h: it must be a whole number of "
+                           "hours.")
     return int(hours)
 
 # %% ../nbs/07_batch.ipynb #531ee8d4
@@ -135,10 +145,15 @@ def from_dataset(
     history: int = 1,  # states, the newest included
     step: int | None = None,  # hours between them; None for the Dataset's own
 ) -> Batch:
-    "Take states out of a Dataset. Raises `WeatherError` for a variable, a level or a time that is not there."
+    """Take states out of a Dataset.
+
+    Raises `WeatherError` for a variable, a level or a time that is not there.
+    """
     channels = channels or channels_of(ds)
     missing = [name for name in channels if name not in ds]
-    if missing: raise WeatherError(f"The data lack {', '.join(missing)}, which the model needs: choose another source or model.")
+    if missing:
+        raise WeatherError(f"The data lack {', '.join(missing)}, which the model needs: choose "
+                           "another source or model.")
     time = as_times(time)
     back = np.arange(history)[::-1] * np.timedelta64(step or (step_of(ds) if history > 1 else 1), "h")
     rows = _rows(ds, time[:, None] - back)
@@ -161,7 +176,10 @@ def to_dataset(self: Batch) -> xr.Dataset:  # the newest state of every sample
 # %% ../nbs/07_batch.ipynb #1c1910e1
 @dataclass(frozen=True)
 class Normalizer:
-    "Statistics of every channel, and the two functions that use them. Raises `WeatherError` for a missing statistic."
+    """Statistics of every channel, and the two functions that use them.
+
+    Raises `WeatherError` for a missing statistic.
+    """
     channels: tuple
     mean: tuple  # (c,) of the transformed field
     std: tuple  # (c,) of the transformed field
@@ -172,7 +190,8 @@ class Normalizer:
         for name in ("channels", "mean", "std", "delta_std"): object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, numbers in zip(("mean", "std", "delta_std"), (self.mean, self.std, self.delta_std)):
             if len(numbers) != len(self.channels) or not np.isfinite(numbers).all():
-                raise WeatherError(f"The normalisation lacks a finite {name} for one of {', '.join(self.channels)}: fit it again.")
+                raise WeatherError(f"The normalisation lacks a finite {name} for one of "
+                                   f"{', '.join(self.channels)}: fit it again.")
 
 # %% ../nbs/07_batch.ipynb #2756b6a3
 def _log_rows(channels):
@@ -194,7 +213,9 @@ def fit(cls: Normalizer, ds: xr.Dataset, channels: tuple | None = None, step_hou
     channels, hours = channels or channels_of(ds), step_hours or step_of(ds)
     mean, std, change = np.array([_statistics(ds, name, np.timedelta64(hours, "h")) for name in channels]).T
     flat = [name for name, s in zip(channels, std) if not s > 0]
-    if flat: raise WeatherError(f"{', '.join(flat)} is constant in the training data, so it cannot be normalised: leave it out.")
+    if flat:
+        raise WeatherError(f"{', '.join(flat)} is constant in the training data, so it cannot be "
+                           "normalised: leave it out.")
     return cls(channels, *(tuple(map(float, v)) for v in (mean, std, change / std)), int(hours))
 
 # %% ../nbs/07_batch.ipynb #999b2790
@@ -251,9 +272,14 @@ AUX = {"z_sfc": 1, "lsm": 1, "lat": 2, "lon": 2, "solar": 2, "doy": 2, "hours": 
 
 # %% ../nbs/07_batch.ipynb #30e731a4
 def aux_width(names: tuple) -> int:
-    "Number of channels that a list of auxiliary inputs makes. Raises `WeatherError` for an unknown one."
+    """Number of channels that a list of auxiliary inputs makes.
+
+    Raises `WeatherError` for an unknown one.
+    """
     unknown = set(names) - set(AUX)
-    if unknown: raise WeatherError(f"Unknown auxiliary input {', '.join(sorted(unknown))}: choose from {', '.join(AUX)}.")
+    if unknown:
+        raise WeatherError(f"Unknown auxiliary input {', '.join(sorted(unknown))}: choose from "
+                           f"{', '.join(AUX)}.")
     return sum(AUX[name] for name in names)
 
 # %% ../nbs/07_batch.ipynb #9ab02131
@@ -269,7 +295,8 @@ def _aux(name, metadata, static, step):
     if name in _ground:
         field, unit = _ground[name]
         if field not in static:
-            raise WeatherError(f"The model uses '{field}', which the data lack: choose another source, or train without it in aux.")
+            raise WeatherError(f"The model uses '{field}', which the data lack: choose another "
+                               "source, or train without it in aux.")
         return static[field].cpu().numpy()[None, None] / unit
     if name in ("lat", "lon"): return _circle(np.radians(getattr(grid, f"{name}2d")))[None]
     if name == "hours": return time.astype("M8[h]").astype("f8")[:, None, None, None]  # since 1970, for Aurora's clock; not of order one
@@ -283,7 +310,10 @@ def aux_fields(
     names: tuple,  # from `AUX`
     step_hours: int,  # the sun is given now and one step ahead
 ) -> torch.Tensor | None:  # (b, a, h, w) float32 on the batch's device, None for no names
-    "Auxiliary inputs, of order one but for Aurora's. Raises `WeatherError` where a static field is missing."
+    """Auxiliary inputs, of order one but for Aurora's.
+
+    Raises `WeatherError` where a static field is missing.
+    """
     if not names: return None
     shape = (len(batch.metadata.time), -1, *batch.metadata.grid.shape)
     parts = [_aux(name, batch.metadata, batch.static_vars, step_hours) for name in names]

@@ -53,15 +53,20 @@ def atomic(path: str | Path):  # the file to make or replace
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise WeatherError(f"Cannot write {path}: {error.strerror or error}; the earlier file, if any, is as it was.") from error
+        raise WeatherError(f"Cannot write {path}: {error.strerror or error}; the earlier file, if "
+                           "any, is as it was.") from error
     except RuntimeError as error:  # how netCDF4 reports a full disk
         if not str(error).startswith("NetCDF"): raise
-        raise WeatherError(f"Cannot write {path}: {error}, most likely no space is left; the earlier file is as it was.") from error
+        raise WeatherError(f"Cannot write {path}: {error}, most likely no space is left; the "
+                           "earlier file is as it was.") from error
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/02_files.ipynb #c1d736e8
 def check_folder(folder: str | Path) -> Path:  # the folder, made if it was missing
-    "Make sure a folder can be written to before hours of work go by. Raises `WeatherError` where it cannot."
+    """Make sure a folder can be written to before hours of work go by.
+
+    Raises `WeatherError` where it cannot.
+    """
     folder = Path(folder)
     probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
     try:
@@ -69,7 +74,8 @@ def check_folder(folder: str | Path) -> Path:  # the folder, made if it was miss
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise WeatherError(f"Cannot write into the folder {folder}: {error.strerror}; choose another out_dir.") from error
+        raise WeatherError(f"Cannot write into the folder {folder}: {error.strerror}; choose "
+                           "another out_dir.") from error
     return folder
 
 # %% ../nbs/02_files.ipynb #fb556ecb

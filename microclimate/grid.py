@@ -27,8 +27,8 @@ GRAVITY = 9.80665  # m s⁻², the standard acceleration
 class Grid:
     """Cells of a region: regular latitude–longitude, or projected with 2-D coordinates.
 
-    `Grid.from_dataset` reads it from a Dataset. `shape` is (h, w), rows from north to south; `lat2d`,
-    `lon2d`, `area_weights`, `dx` and `dy` are fields of that shape.
+    `Grid.from_dataset` reads it from a Dataset. `shape` is (h, w), rows from north to south;
+    `lat2d`, `lon2d`, `area_weights`, `dx` and `dy` are fields of that shape.
 
     Raises `WeatherError` for coordinates that are not degrees, are not sorted, or lack x and y.
 

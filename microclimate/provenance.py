@@ -16,8 +16,9 @@ import xarray as xr
 # %% ../nbs/03_provenance.ipynb #da07b709
 from .errors import WeatherError
 from .files import atomic, project_root
-from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of, disk_name,
-                                    from_disk_name, in_order, variable, vertical_coordinate)
+from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
+                                    disk_name, from_disk_name, in_order, variable,
+                                    vertical_coordinate)
 
 # %% ../nbs/03_provenance.ipynb #4ac2380a
 def _git(*args: str) -> str:

@@ -15,11 +15,16 @@ from .grid import Grid
 
 # %% ../nbs/08_regrid.ipynb #f0afafc9
 def axis_positions(source: Grid, target: Grid) -> dict:  # the source's dimensions: (h, w) of the target
-    "Where the cells of one grid lie on the axes of another. Raises `WeatherError` for a projected grid that does not say which projection."
+    """Where the cells of one grid lie on the axes of another.
+
+    Raises `WeatherError` for a projected grid that does not say which projection.
+    """
     if source.regular:
         west = source.longitude[0] - 1e-6
         return dict(latitude=target.lat2d, longitude=(target.lon2d - west) % 360 + west)
-    if not source.crs: raise WeatherError("The data are on a projected grid that does not say which projection: add its grid mapping.")
+    if not source.crs:
+        raise WeatherError("The data are on a projected grid that does not say which projection: "
+                           "add its grid mapping.")
     x, y = pyproj.Proj(pyproj.CRS.from_cf(source.crs))(target.lon2d, target.lat2d)
     return dict(y=y, x=x)
 

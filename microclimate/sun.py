@@ -34,7 +34,8 @@ def _as_time(time):
         if not isinstance(time, date | np.datetime64): raise ValueError
         return np.datetime64(time, "ns")
     except ValueError:
-        raise WeatherError(f"'{time}' is not a time: write 2024-06-07 or 2024-06-07T06, in UTC.") from None
+        raise WeatherError(f"'{time}' is not a time: write 2024-06-07 or 2024-06-07T06, in "
+                           "UTC.") from None
 
 # %% ../nbs/06_sun.ipynb #7380302c
 def day_of_year(time) -> np.ndarray:  # days since 1 January 00 UTC, with fraction

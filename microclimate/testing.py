@@ -28,7 +28,7 @@ def _without_folder(message: str) -> str:
 def refuses(
     word: str,  # part of the message
 ):
-    "Expect a `WeatherError` of one sentence that holds `word`, and print it. The message is what `as` gives, afterwards."
+    "Expect a `WeatherError` of one sentence that holds `word`, print it, and give it to `as`."
     message = UserString("")
     try: yield message
     except WeatherError as error: message.data = _without_folder(str(error))
@@ -38,7 +38,9 @@ def refuses(
 
 # %% ../nbs/09_testing.ipynb #67dba03f
 SMALL_GRID = regular_grid(61, 59.5, 6, 8.25, 0.25)
-_WAVES = {"2t": (278, 4, 0), "10u": (3, 5, 2), "msl": (101000, 700, 1)}  # mean, amplitude (SI units), phase (rad)
+_WAVES = {  # mean and amplitude (SI units), phase (rad)
+    "2t": (278, 4, 0), "10u": (3, 5, 2), "msl": (101000, 700, 1),
+}
 
 def moving_wave(
     days: int,
@@ -50,11 +52,14 @@ def moving_wave(
     rng = np.random.default_rng(seed)
     hours = np.arange(days * 24)
     angle = np.radians(40 * grid.lon2d) - 2 * np.pi * (hours / 31)[:, None, None]
-    ds = xr.Dataset(coords=grid.coords() | dict(time=np.datetime64("2024-03-01", "ns") + hours * np.timedelta64(1, "h")))
+    time = np.datetime64("2024-03-01", "ns") + hours * np.timedelta64(1, "h")
+    ds = xr.Dataset(coords=grid.coords() | dict(time=time))
     for name, (mean, amplitude, phase) in _WAVES.items():
-        field = mean + amplitude * np.sin(angle + phase) + noise * amplitude * rng.normal(size=angle.shape)
+        wave = mean + amplitude * np.sin(angle + phase)
+        field = wave + noise * amplitude * rng.normal(size=angle.shape)
         ds[name] = ("time", *grid.dims), field.astype("float32")
-    ds["z_sfc"] = grid.dims, np.linspace(0, 9000, grid.lat2d.size).reshape(grid.shape).astype("float32")
+    slope = np.linspace(0, 9000, grid.lat2d.size).reshape(grid.shape)
+    ds["z_sfc"] = grid.dims, slope.astype("float32")
     return ds
 
 # %% ../nbs/09_testing.ipynb #23c4547e
@@ -77,7 +82,8 @@ def drifting_wave(
 ) -> np.ndarray:  # (…, h, w) K
     "Temperature as a plane wave of 5 K around 280 K."
     hours = (time - np.datetime64("2024-06-01")) / np.timedelta64(1, "h")
-    phase = np.deg2rad(6 * grid.lon2d + 3 * grid.lat2d) - drift * np.asarray(hours, float)[..., None, None]
+    place = np.deg2rad(6 * grid.lon2d + 3 * grid.lat2d)
+    phase = place - drift * np.asarray(hours, float)[..., None, None]
     return 280 + 5 * np.sin(phase)
 
 # %% ../nbs/09_testing.ipynb #f2f03e24

@@ -103,7 +103,10 @@ def in_order(names) -> list:  # our names, in any order
 
 # %% ../nbs/01_variables.ipynb #5ecb473a
 def variable(name: str) -> Variable:  # the table's row; `z500` is `z` at 500 hPa
-    "Look a variable up by our name. Raises `WeatherError` for a name nobody knows, with the nearest ones."
+    """Look a variable up by our name.
+
+    Raises `WeatherError` for a name nobody knows, with the nearest ones.
+    """
     if name in VARIABLES: return VARIABLES[name]
     match = re.fullmatch(r"([ztuvqrw])(\d{1,4})", name)
     if match:
@@ -111,7 +114,8 @@ def variable(name: str) -> Variable:  # the table's row; `z500` is `z` at 500 hP
         return replace(base, name=name, long_name=f"{level} hPa {base.long_name}", aliases=())
     known = {*VARIABLES, *CHANNELS, *_alias}
     near = difflib.get_close_matches(name, sorted(known), n=3) or ["2t", "msl", "z500"]
-    raise WeatherError(f"Unknown variable '{name}': use one of this package's names, for example {', '.join(near)}.")
+    raise WeatherError(f"Unknown variable '{name}': use one of this package's names, for example "
+                       f"{', '.join(near)}.")
 
 # %% ../nbs/01_variables.ipynb #214590ec
 _alias = {alias: v.name for v in _table for alias in v.aliases}

@@ -11,7 +11,7 @@ MODULES = sorted(
     if not path.stem.startswith("_") and "assets" not in path.parts
 )
 WIDTH = 100
-MOST_WIDE_LINES = 2530  # lower it with every room that is rewritten; it never rises
+MOST_WIDE_LINES = 960  # lower it with each module that is rewritten; it never rises
 
 
 def test_lines_over_the_width_only_get_fewer():

@@ -54,9 +54,10 @@ def export_facts(
     "What a model's file says about it."
     digest = weights_digest(model.net)
     own = dict(model=model.name, weights_sha256=digest, config=model.net.config)
+    normalizer = model.normalizer
     facts = dict(
         name=model.name,
-        channels=[_channel_facts(name, i, model.normalizer) for i, name in enumerate(model.channels)],
+        channels=[_channel_facts(name, i, normalizer) for i, name in enumerate(model.channels)],
         grid=_grid_facts(model.grid),
         history=model.history,
         step_hours=model.step_hours,
@@ -106,15 +107,20 @@ def _float(values): return torch.from_numpy(values.astype("float32"))
 def to_onnx(
     model: Forecaster,
 ):  # an onnx_ir.Model
-    "A model's graph. Raises `WeatherError` for one that is halved, rounded or has an adapter, or that torch cannot follow."
+    """A model's graph.
+
+    Raises `WeatherError` for one that is halved, rounded or has an adapter, or that torch
+    cannot follow.
+    """
     _check_plain(model)
     fields, batch = synthetic_inputs(model, 2), torch.export.Dim("batch", min=1)
     names = ["x", "aux"][:len(fields)]
     shapes = {name: {0: batch} for name in names}
-    how = dict(dynamo=True, opset_version=OPSET, input_names=names, output_names=["y"], verbose=False)
+    how = dict(dynamo=True, opset_version=OPSET, verbose=False)
+    how |= dict(input_names=names, output_names=["y"], dynamic_shapes=shapes)
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own libraries
-        try: program = torch.onnx.export(model.net.eval(), fields, dynamic_shapes=shapes, **how)
+        try: program = torch.onnx.export(model.net.eval(), fields, **how)
         except torch.onnx.OnnxExporterError as error:  # whose own words are always the same
             reason = _first_line(error.__cause__ or error)
             raise WeatherError(f"{model.name} cannot be exported: {reason}.") from error
@@ -123,9 +129,11 @@ def to_onnx(
 def _check_plain(model):
     "Raises `WeatherError` for a model that is not its plain float32 self."
     if not hasattr(model.net, "config"):
-        raise WeatherError(f"{model.name} runs in an engine or in bfloat16: export the model it was made from.")
+        raise WeatherError(f"{model.name} runs in an engine or in bfloat16: export the model it "
+                           "was made from.")
     if any(map(is_parametrized, model.net.modules())):
-        raise WeatherError(f"{model.name} rounds to eight bits: take its weights with unrounded, then export.")
+        raise WeatherError(f"{model.name} rounds to eight bits: take its weights with unrounded, "
+                           "then export.")
     if hasattr(model, "lora"):
         raise WeatherError(f"{model.name} has an adapter: merge it with merge_lora, then export.")
 
@@ -159,16 +167,19 @@ def save_onnx(
     graph,  # an onnx_ir.Model
     facts: dict,  # from `export_facts`
     path: Path,
-    external: bool | None = None,  # weights in a second file; None: where they are larger than 1.5 GB
+    external: bool | None = None,  # weights in a second file; None: where they exceed 1.5 GB
 ) -> dict:  # the facts as they were written
     "Write a graph with what it says about its model. Not checked, not atomic: see `export_model`."
     import onnx_ir
     if external is None:
-        external = sum(value.const_value.nbytes for value in graph.graph.initializers.values()) > 1.5e9
+        weights = graph.graph.initializers.values()
+        external = sum(value.const_value.nbytes for value in weights) > 1.5e9
     if external:
         data = path.with_name(f"{path.stem}.{facts['weights_sha256'][:8]}.data")
-        onnx_ir.external_data.unload_from_model(graph, path.parent, data.name, size_threshold_bytes=1024)
-        facts = facts | dict(external=dict(file=data.name, bytes=data.stat().st_size, sha256=sha256(data)))
+        unload = onnx_ir.external_data.unload_from_model
+        unload(graph, path.parent, data.name, size_threshold_bytes=1024)
+        second = dict(file=data.name, bytes=data.stat().st_size, sha256=sha256(data))
+        facts = facts | dict(external=second)
     graph.metadata_props.update(facts_as_texts(facts))
     onnx_ir.save(graph, path)
     return facts
@@ -189,9 +200,11 @@ def differences(
             errors.append(error.ravel())
             changes.append(change.ravel())
     except Exception as error:  # each engine has classes of its own
-        raise WeatherError(f"{model.name} does not run in {engine}: {_first_line(error)}.") from error
+        raise WeatherError(f"{model.name} does not run in {engine}: "
+                           f"{_first_line(error)}.") from error
     error, change = np.concatenate(errors), np.concatenate(changes)
-    return dict(largest=float(abs(error).max()), tendency=float(np.sqrt((error**2).mean() / (change**2).mean())))
+    tendency = np.sqrt((error**2).mean() / (change**2).mean())
+    return dict(largest=float(abs(error).max()), tendency=float(tendency))
 
 def _compare_answers(model, net, fields):
     "Difference from torch's answer, and the change that torch predicts."
@@ -210,7 +223,10 @@ def export_model(
     external: bool | None = None,  # as for `save_onnx`
     **more,  # provenance
 ) -> dict:  # engine: `differences`
-    "Write a model as ONNX. Raises `WeatherError` where it cannot be written, or an engine is off by more than 1e-4."
+    """Write a model as ONNX.
+
+    Raises `WeatherError` where it cannot be written, or an engine is off by more than 1e-4.
+    """
     check_engines(engines)
 
     def make(part):
@@ -218,7 +234,8 @@ def export_model(
         off = {engine: differences(model, part, engine) for engine in engines}
         for engine, found in off.items():
             if not found["largest"] < TOLERANCE:
-                raise WeatherError(f"{model.name} is not exported: {engine} differs from torch by {found['largest']:.1e}.")
+                raise WeatherError(f"{model.name} is not exported: {engine} differs from torch by "
+                                   f"{found['largest']:.1e}.")
         return off
 
     return _make_then_rename(Path(path), make)
@@ -232,7 +249,8 @@ def _make_then_rename(path, make):
         graph_last = sorted(part.iterdir(), key=lambda file: file.name == path.name)
         for file in graph_last: os.replace(file, path.with_name(file.name))
     except OSError as error:
-        raise WeatherError(f"Cannot write {path}: {error.strerror or error}; choose another place.") from error
+        raise WeatherError(f"Cannot write {path}: {error.strerror or error}; choose another "
+                           "place.") from error
     finally: shutil.rmtree(part, ignore_errors=True)
     return result
 
@@ -241,7 +259,7 @@ def randomise_weights(
     net: torch.nn.Module,  # changed
     seed: int = 0,
 ) -> torch.nn.Module:  # the same
-    "Add random numbers to all weights and running means: every layer counts, as if the network had learnt."
+    "Add random numbers to all weights and running means, so that every layer counts."
     generator = torch.Generator().manual_seed(seed)
     for name, value in net.state_dict().items():
         if value.dtype != torch.float32: continue
@@ -261,7 +279,7 @@ def _scales(weight, axis):
     return np.maximum(largest, 1e-30).astype("float32") / 127
 
 def _dequantise_node(graph, value):
-    "A weight in eight bits, with the node that makes it a float again: a scale per column of a matrix, else per first index."
+    "A weight in eight bits, with the node that makes it a float again; one scale per output."
     import onnx_ir
     weight = value.const_value.numpy()
     axis = 1 if weight.ndim == 2 else 0
@@ -277,8 +295,8 @@ def _dequantise_node(graph, value):
 def _initializer(name, numbers):
     import onnx_ir
     kind = onnx_ir.TensorType(onnx_ir.DataType.from_numpy(numbers.dtype))
-    tensor = onnx_ir.tensor(numbers, name=name)
-    return onnx_ir.Value(name=name, const_value=tensor, shape=onnx_ir.Shape(numbers.shape), type=kind)
+    tensor, shape = onnx_ir.tensor(numbers, name=name), onnx_ir.Shape(numbers.shape)
+    return onnx_ir.Value(name=name, const_value=tensor, shape=shape, type=kind)
 
 # %% ../../nbs/delivery/00_export.ipynb #980086e7
 def weights_to_int8(
@@ -302,11 +320,14 @@ def read_float_facts(
     model: Forecaster,
     path: str | Path,  # its ONNX file, from `export_model`
 ) -> dict:
-    "Facts of a model's float32 file. Raises `WeatherError` for the file of another model, and for one in eight bits."
+    """Facts of a model's float32 file.
+
+    Raises `WeatherError` for the file of another model, and for one in eight bits.
+    """
     facts = read_facts(path)
     if facts["weights_sha256"] != weights_digest(model.net):
-        raise WeatherError(f"{path} belongs to another model than the {model.name} given, or to other weights: "
-                           "export the one given.")
+        raise WeatherError(f"{path} belongs to another model than the {model.name} given, or to other "
+                           "weights: export the one given.")
     if {"arithmetic", "weights"} & set(facts["provenance"]):
         raise WeatherError(f"{path} is in eight bits already: give its float32 file.")
     return facts
@@ -318,7 +339,10 @@ def quantise_weights(
     external: bool | None = None,  # as for `save_onnx`
     max_error: float = 0.05,  # tendency error
 ) -> dict:  # `differences` in ONNX Runtime
-    "The same model with weights in eight bits. Raises `WeatherError` for another model's file, and for an error above `max_error`."
+    """The same model with weights in eight bits.
+
+    Raises `WeatherError` for another model's file, and for an error above `max_error`.
+    """
     import onnx_ir
     facts = read_float_facts(model, path) | dict(external=None)
     check_overwrite(small, path)

@@ -51,9 +51,11 @@ class Access:
 def _check_sas(sas):
     "Raises `WeatherError` now for a signature that would fail after hours."
     if "sig" not in sas:
-        raise WeatherError("BLOB_URL_WITH_SAS has no signature: take the container's URL together with its SAS token.")
+        raise WeatherError("BLOB_URL_WITH_SAS has no signature: take the container's URL together "
+                           "with its SAS token.")
     if "se" in sas and pd.to_datetime(sas["se"][0], utc=True) <= pd.Timestamp.now("UTC"):
-        raise WeatherError(f"The SAS in BLOB_URL_WITH_SAS expired at {sas['se'][0]}: make a new one.")
+        raise WeatherError(f"The SAS in BLOB_URL_WITH_SAS expired at {sas['se'][0]}: make a new "
+                           "one.")
     if "sp" in sas and not {"r", "w"} <= set(sas["sp"][0]):
         raise WeatherError(f"The SAS in BLOB_URL_WITH_SAS permits '{sas['sp'][0]}': "
                            "make one with read and write (rw).")
@@ -64,11 +66,15 @@ def access_to(
     token: str | None = None,  # None: FOUNDRY_TOKEN
     container: str | None = None,  # its address with the SAS; None: BLOB_URL_WITH_SAS
 ) -> Access:
-    "Credentials from arguments, else from the environment. Raises `WeatherError` naming what is missing."
+    """Credentials from arguments, else from the environment.
+
+    Raises `WeatherError` naming what is missing.
+    """
     given = dict(FOUNDRY_ENDPOINT=endpoint, FOUNDRY_TOKEN=token, BLOB_URL_WITH_SAS=container)
     found = {name: value or os.environ.get(name) for name, value in given.items()}
     if missing := [name for name, value in found.items() if not value]:
-        raise WeatherError(f"No {' and no '.join(missing)}: set the environment variable, or give it as an argument.")
+        raise WeatherError(f"No {' and no '.join(missing)}: set the environment variable, or give "
+                           "it as an argument.")
     return Access(*found.values())
 
 # %% ../../nbs/delivery/03_foundry.ipynb #2dd7411f
@@ -89,7 +95,10 @@ def client_for(
     access: Access,
     request_s: float = 60,  # seconds that an answer may take
 ):  # a `FoundryClient`
-    "The package's client with retries. Its calls raise `WeatherError` where the endpoint refuses, fails or is absent."
+    """The package's client with retries.
+
+    Its calls raise `WeatherError` where the endpoint refuses, fails or is absent.
+    """
     import requests
     from aurora.foundry import FoundryClient
     from requests.adapters import HTTPAdapter, Retry
@@ -121,7 +130,8 @@ def _answer(response, access) -> dict:
         raise LostTask("The service does not know the task: it keeps tasks in memory, so let it have one instance, "
                        "and run the same again.")
     if status in (401, 403):
-        raise WeatherError(f"The endpoint refuses the token (HTTP {status}): check FOUNDRY_TOKEN, or make a new one.")
+        raise WeatherError(f"The endpoint refuses the token (HTTP {status}): check FOUNDRY_TOKEN, "
+                           "or make a new one.")
     try: answer = response.json() if response.ok else None
     except ValueError: answer = None
     if isinstance(answer, dict): return answer
@@ -137,8 +147,10 @@ def _refusals(access):
     except HttpResponseError as error:
         about = f"HTTP {error.status_code}, {getattr(error, 'error_code', None) or error.reason}"
         if error.status_code in (401, 403):
-            raise WeatherError(f"The blob container refuses the SAS ({about}): make a new one with read and write.") from None
-        raise WeatherError(f"The blob container answers {about}: check the address in BLOB_URL_WITH_SAS.") from None
+            raise WeatherError(f"The blob container refuses the SAS ({about}): make a new one with "
+                               "read and write.") from None
+        raise WeatherError(f"The blob container answers {about}: check the address in "
+                           "BLOB_URL_WITH_SAS.") from None
     except AzureError as error:
         host = urlsplit(access.container).netloc
         raise WeatherError(f"The blob container at {host} cannot be reached ({type(error).__name__}): check "
@@ -146,7 +158,10 @@ def _refusals(access):
 
 # %% ../../nbs/delivery/03_foundry.ipynb #0d8fbb4b
 def channel_for(access: Access):  # a `BlobStorageChannel`
-    "The package's channel. Its calls raise `WeatherError` where the container refuses or is absent."
+    """The package's channel.
+
+    Its calls raise `WeatherError` where the container refuses or is absent.
+    """
     from aurora.foundry import BlobStorageChannel
     from azure.storage.blob import BlobClient
 
@@ -219,7 +234,9 @@ def new_task(order: Order, access: Access, client) -> str:  # its id
     for path in order.files: path.unlink(missing_ok=True)
     asked = dict(model_name=order.model, num_steps=order.steps, data_folder_uri=access.container)
     task = client.submit_task(asked).get("task_id")
-    if not task: raise WeatherError(f"The endpoint {access.endpoint} made no task: it is not an endpoint of Aurora.")
+    if not task:
+        raise WeatherError(f"The endpoint {access.endpoint} made no task: it is not an endpoint of "
+                           "Aurora.")
     write_json(dict(task_id=task) | order.asked | _where(access), order.folder / "task.json")
     return task
 
@@ -270,7 +287,10 @@ def deliver(
     pace: Pace,
     request_s: float = 60,  # seconds that an answer may take
 ):
-    "Bring an order's predictions to disk, resuming an earlier run. Raises `WeatherError` where that is impossible."
+    """Bring an order's predictions to disk, resuming an earlier run.
+
+    Raises `WeatherError` where that is impossible.
+    """
     if remembered(order) and all(path.exists() for path in order.files): return
     client = client_for(access, request_s)
     task = remembered(order, **_where(access)) or new_task(order, access, client)
@@ -320,7 +340,8 @@ def _opened(path, grid) -> Batch:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return from_aurora(_package().Batch.from_netcdf(path), grid)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeatherError(f"{path} cannot be read ({error}): remove it and run the same again.") from error
+        raise WeatherError(f"{path} cannot be read ({error}): remove it and run the same "
+                           "again.") from error
 
 # %% ../../nbs/delivery/03_foundry.ipynb #0484b6f5
 def submit_all(
@@ -334,7 +355,10 @@ def submit_all(
     container: str | None = None,
     **how,  # concurrency, timeout_s, poll_s and request_s, as for `deliver_all`
 ) -> xr.Dataset:  # dims init_time, lead_time, and the grid's; opened, not loaded
-    "Forecasts from the service in one file, as `forecast_to_file` makes it. Raises `WeatherError` where one fails."
+    """Forecasts from the service in one file, as `forecast_to_file` makes it.
+
+    Raises `WeatherError` where one fails.
+    """
     access, path, model = access_to(endpoint, token, container), Path(path), variant_name(model)
     check_lead(VARIANTS[model], lead_hours)
     init_times = np.unique(as_times(init_times))

@@ -41,14 +41,19 @@ def decimals_for(
     names: list,  # variables of the forecast
     decimals: int | dict | None = None,  # one number for all, or by variable; None: from the units
 ) -> dict:  # name to decimals
-    "Decimals of each variable. Raises `WeatherError` for a variable that is not there, and for a number out of range."
+    """Decimals of each variable.
+
+    Raises `WeatherError` for a variable that is not there, and for a number out of range.
+    """
     chosen = {} if decimals is None else decimals
     if not isinstance(chosen, dict): chosen = dict.fromkeys(names, chosen)
     if unknown := sorted(set(chosen) - set(names)):
-        raise WeatherError(f"decimals names {', '.join(unknown)}, which the forecast does not hold: it has {', '.join(names)}.")
+        raise WeatherError(f"decimals names {', '.join(unknown)}, which the forecast does not "
+                           f"hold: it has {', '.join(names)}.")
     for name, number in chosen.items():
         if number not in range(-6, 10):
-            raise WeatherError(f"decimals of {name} is {number}: it must be a whole number from -6 to 9.")
+            raise WeatherError(f"decimals of {name} is {number}: it must be a whole number from -6 "
+                               "to 9.")
     return {name: int(chosen.get(name, DECIMALS[variable(name).units])) for name in names}
 
 # %% ../../nbs/delivery/02_payload.ipynb #fc4ee7f8
@@ -211,7 +216,8 @@ def module_text(
 def _check_stride(stride, grid):
     longest = min(grid.shape)
     if stride in range(1, longest + 1): return
-    raise WeatherError(f"stride is {stride}: it must be a whole number from 1 to {longest}, the grid's shorter side.")
+    raise WeatherError(f"stride is {stride}: it must be a whole number from 1 to {longest}, the "
+                       "grid's shorter side.")
 
 # %% ../../nbs/delivery/02_payload.ipynb #bad06edd
 def _cells(grid: Grid, stride: int) -> dict:
@@ -263,7 +269,10 @@ def _predictions(ds, grid, stride, decimals) -> dict:
 
 # %% ../../nbs/delivery/02_payload.ipynb #0afbb482
 def _verified_provenance(path) -> dict:
-    "Provenance of one of our files; empty for a foreign file. Raises `WeatherError` for a file that was changed."
+    """Provenance of one of our files; empty for a foreign file.
+
+    Raises `WeatherError` for a file that was changed.
+    """
     try:
         with xr.open_dataset(path, engine="netcdf4", decode_timedelta=True) as ds: ours = "content_sha256" in ds.attrs
     except (OSError, ValueError): return {}  # GRIB or Zarr, which we do not write
@@ -275,14 +284,19 @@ def _history(source, names, start, grid) -> xr.Dataset:  # time and the grid
     region = grid if str(source).partition(":")[0] == "nature" else None
     ds = open_weather(source, variables=names, region=region)
     if not Grid.from_dataset(ds).same(grid):
-        raise WeatherError(f"{source} lies on another grid than the forecast: give weather on the same grid.")
+        raise WeatherError(f"{source} lies on another grid than the forecast: give weather on the "
+                           "same grid.")
     before = ds.sel(time=ds.time.values[ds.time.values <= start])
     if before.sizes["time"]: return before
-    raise WeatherError(f"{source} begins after the forecast's start, {_iso_times([start])[0]}: give earlier weather.")
+    raise WeatherError(f"{source} begins after the forecast's start, {_iso_times([start])[0]}: "
+                       "give earlier weather.")
 
 # %% ../../nbs/delivery/02_payload.ipynb #96e8842f
 def _open_fields(path, variables) -> xr.Dataset:
-    "A forecast with the variables asked for, else with those of the file. Raises `WeatherError` where it holds none."
+    """A forecast with the variables asked for, else with those of the file.
+
+    Raises `WeatherError` where it holds none.
+    """
     ds = open_forecast(path, variables)
     derived = [name for name, da in ds.items() if variables is None and "derived_from" in da.attrs]
     static = [name for name, da in ds.items() if "lead_time" not in da.dims and name != "crs"]
@@ -297,7 +311,10 @@ def build_forecast_module(
     variables: list | None = None,  # names; None for all
     history: str | Path | None = None,  # weather up to the start: a source for `open_weather`; None for none
 ) -> list:  # the two paths
-    "Write a forecast as TypeScript. Raises `WeatherError`, before anything is written, for a file that is not a forecast."
+    """Write a forecast as TypeScript.
+
+    Raises `WeatherError`, before anything is written, for a file that is not a forecast.
+    """
     ds, provenance = _open_fields(forecast, variables), _verified_provenance(forecast)
     grid = Grid.from_dataset(ds)
     _check_stride(stride, grid)

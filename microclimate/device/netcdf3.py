@@ -35,7 +35,8 @@ def stored_type(dtype) -> np.dtype:
     "The type that a file has for numbers. Raises `WeatherError` for one that does not fit."
     kind = np.dtype(dtype).newbyteorder(">")
     if kind in _CODES: return kind
-    raise WeatherError(f"A classic NetCDF file has no {np.dtype(dtype)}: use float32, float64 or int32.")
+    raise WeatherError(f"A classic NetCDF file has no {np.dtype(dtype)}: use float32, float64 or "
+                       "int32.")
 
 # %% ../../nbs/device/00_netcdf3.ipynb #490d53ff
 _DIMENSION, _VARIABLE, _ATTRIBUTE = 10, 11, 12  # tags of the three kinds of list
@@ -92,7 +93,8 @@ def _lengths(sizes, plans, unlimited):
     one = sizes | {unlimited: 1}
     lengths = {name: _padded(_size_of(plan, one)) for name, plan in plans.items()}
     growing = [name for name, plan in plans.items() if unlimited in plan.dims]
-    if len(growing) == 1: lengths[growing[0]] = _size_of(plans[growing[0]], one)  # a lone one is not padded
+    if len(growing) == 1:  # a lone one is not padded
+        lengths[growing[0]] = _size_of(plans[growing[0]], one)
     return lengths
 
 def _begins(lengths, plans, unlimited, start):
@@ -113,7 +115,8 @@ def _header(sizes, plans, attrs, unlimited, lengths, begins):
         kind = _int(_CODES[stored_type(plan.dtype)])
         variables.append(_text(name) + along + _attributes(plan.attrs) + kind + place)
     states = _int(sizes.get(unlimited, 0))
-    return b"CDF\x02" + states + _list(_DIMENSION, dims) + _attributes(attrs) + _list(_VARIABLE, variables)
+    parts = _list(_DIMENSION, dims), _attributes(attrs), _list(_VARIABLE, variables)
+    return b"CDF\x02" + states + b"".join(parts)
 
 def _layout(sizes, plans, attrs, unlimited) -> _Layout:
     "Lay a file out; its first variable begins where the header ends."
@@ -131,7 +134,7 @@ def create(
     sizes: dict,  # dimension: length
     plans: dict,  # name: `Plan`
     attrs: dict,  # of the file
-    unlimited: str | None = None,  # a dimension that other tools may lengthen; first in each variable that has it
+    unlimited: str | None = None,  # a dimension that can grow; first in each variable that has it
 ) -> dict:  # name: array in the file, to be filled
     "Lay out a classic NetCDF file. Raises `WeatherError` for a type that it does not have."
     layout = _layout(sizes, plans, attrs, unlimited)
@@ -225,7 +228,7 @@ def _fields_in(data, states, dims, entries):
         yield entry.name, Field(tuple(names[dim] for dim in entry.dims), values, entry.attrs)
 
 def _state_bytes(growing, lengths):
-    "Bytes from one state to the next: the variables of a state lie side by side, padded unless there is only one."
+    "Bytes from one state to the next: its variables lie side by side, padded unless there is one."
     sizes = []
     for entry in growing:
         sizes.append(entry.kind.itemsize * math.prod(lengths[dim] for dim in entry.dims[1:]))
@@ -235,9 +238,13 @@ def _state_bytes(growing, lengths):
 def read_netcdf3(
     path: str | Path,
 ) -> tuple:  # dict of `Field`s, whose values stay in the file, and dict of the file's attributes
-    "Open a classic NetCDF file. Raises `WeatherError` for a file of another format, or one that is cut off."
+    """Open a classic NetCDF file.
+
+    Raises `WeatherError` for a file of another format, or one that is cut off.
+    """
     try: data = np.memmap(path, "u1", "r")
-    except (OSError, ValueError) as error: raise WeatherError(f"{path} cannot be read: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise WeatherError(f"{path} cannot be read: {error}.") from error
     if bytes(data[:4]) not in (b"CDF\x01", b"CDF\x02"):
         raise WeatherError(f"{path} is not a classic NetCDF file.")
     header = _Header(bytes(data[:2**22]))

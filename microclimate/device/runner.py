@@ -20,7 +20,7 @@ from . import netcdf3
 from .netcdf3 import Field, Plan
 from ..errors import WeatherError
 from ..files import atomic, sha256
-from ..sun import as_times, cos_zenith, day_of_year, sunlight
+from ..sun import TimesLike, as_times, cos_zenith, day_of_year, sunlight
 from ..variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
                                     disk_name, from_disk_name, variable, vertical_coordinate)
 
@@ -54,7 +54,8 @@ def _texts(file, end):
     for field, size in _fields(file, end):
         if field != 14: continue
         pair = {}
-        for part, length in _fields(file, file.tell() + size): pair[part] = file.read(length).decode()
+        for part, length in _fields(file, file.tell() + size):
+            pair[part] = file.read(length).decode()
         yield pair.get(1, ""), pair.get(2, "")
 
 # %% ../../nbs/device/01_runner.ipynb #964c8760
@@ -86,7 +87,8 @@ def _read_texts(path) -> dict:
     except OSError as error:
         raise WeatherError(f"{path} cannot be read: {error.strerror}.") from error
     except (EOFError, ValueError) as error:
-        raise WeatherError(f"{path} is not an ONNX file, or was cut off: copy or export it again.") from error
+        raise WeatherError(f"{path} is not an ONNX file, or was cut off: copy or export it "
+                           "again.") from error
 
 def _parse_facts(texts) -> dict:
     try: return {key: json.loads(texts[key]) for key in FACTS}
@@ -97,13 +99,15 @@ def _check_external(path, external):
     if not external: return
     data = Path(path).with_name(external["file"])
     if not data.is_file():
-        raise WeatherError(f"{path} has its weights in {data.name}, which is not next to it: copy both files.")
+        raise WeatherError(f"{path} has its weights in {data.name}, which is not next to it: copy "
+                           "both files.")
     size = data.stat().st_size
     if size != external["bytes"]:
         raise WeatherError(f"{data} has {size} bytes of {external['bytes']}: it was cut off, or "
                            "belongs to another model; copy it again.")
     if sha256(data) != external.get("sha256"):
-        raise WeatherError(f"{data} holds other weights than those of {path}: copy both files again.")
+        raise WeatherError(f"{data} holds other weights than those of {path}: copy both files "
+                           "again.")
 
 # %% ../../nbs/device/01_runner.ipynb #3c8b1a9c
 class OnnxRuntime:
@@ -159,14 +163,19 @@ def load_engine(
     path: str | Path,  # an ONNX file
     engine: str = "onnxruntime",  # or 'tract'
     threads: int = 1,
-) -> OnnxRuntime | Tract:  # called with x (b, history·c, h, w) and perhaps aux (b, a, h, w): y (b, c, h, w)
-    "A network ready to run. Raises `WeatherError` for an engine that is not here or cannot load it."
+) -> OnnxRuntime | Tract:  # maps x (b, history·c, h, w), and aux (b, a, h, w), to y (b, c, h, w)
+    """A network ready to run.
+
+    Raises `WeatherError` for an engine that is not here or cannot load it.
+    """
     check_engines([engine])
     try: return ENGINES[engine](path, threads)
     except ImportError as error:
-        raise WeatherError(f"{engine} is not installed here: `pip install {engine}`, or choose the other engine.") from error
+        raise WeatherError(f"{engine} is not installed here: `pip install {engine}`, or choose the "
+                           "other engine.") from error
     except Exception as error:  # each engine has classes of its own
-        raise WeatherError(f"{engine} cannot load {path}: {_first_line(error)}. Copy or export it again.") from error
+        raise WeatherError(f"{engine} cannot load {path}: {_first_line(error)}. Copy or export it "
+                           "again.") from error
 
 def _first_line(error):
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -241,7 +250,10 @@ def clip_to_limits(
 
 # %% ../../nbs/device/01_runner.ipynb #2ae28b1d
 class Runner:
-    "A model from an ONNX file. Raises `WeatherError` as `read_facts` and `load_engine` do, and for a negative seed."
+    """A model from an ONNX file.
+
+    Raises `WeatherError` as `read_facts` and `load_engine` do, and for a negative seed.
+    """
     def __init__(
         self,
         path: str | Path,  # an ONNX file of `export.export_model`
@@ -270,7 +282,9 @@ class Runner:
         count, shape = len(states), self.lat.shape
         x = normalise(states[:, -self.history:], self.channels).reshape(count, -1, *shape)
         aux = auxiliary_inputs(self.aux, time, self.lat, self.lon, static, self.step_time)
-        if self.noise: aux.append(self.rng.normal(size=(count, self.noise, *shape)).astype("float32"))
+        if self.noise:
+            noise = self.rng.normal(size=(count, self.noise, *shape))
+            aux.append(noise.astype("float32"))
         inputs = [x, np.concatenate(aux, 1)] if aux else [x]
         y = unnormalise(self._run(*inputs), self.channels)
         return clip_to_limits(y, self.channels, self._sun(time + self.step_time))
@@ -282,13 +296,15 @@ class Runner:
     def _run(self, *fields):
         try: y = self.net(*fields)
         except Exception as error:  # each engine has classes of its own
-            raise WeatherError(f"{self.path} does not run in {self.engine}: {_first_line(error)}. Export it again.") from error
+            raise WeatherError(f"{self.path} does not run in {self.engine}: {_first_line(error)}. "
+                               "Export it again.") from error
         if not np.isfinite(y).all():
-            raise WeatherError(f"{self.path} returned NaN or infinite values: start from another time.")
+            raise WeatherError(f"{self.path} returned NaN or infinite values: start from another "
+                               "time.")
         return y
 
-    def rollout(self, states, time, static, steps: int):  # as for `step`; yields times (b,) and states (b, c, h, w)
-        "One step after another."
+    def rollout(self, states, time, static, steps: int):  # as for `step`
+        "Yields valid times (b,) and states (b, c, h, w), one step after another."
         for _ in range(steps):
             y, time = self.step(states, time, static), time + self.step_time
             yield time, y
@@ -313,8 +329,8 @@ def open_fields(
 def _open_netcdf4(path):
     try: import netCDF4
     except ImportError as error:
-        raise WeatherError(f"{path} is not a classic NetCDF file, and netCDF4 is not installed here: "
-                           "convert it elsewhere with `nccopy -k nc6 IN OUT`.") from error
+        raise WeatherError(f"{path} is not a classic NetCDF file, and netCDF4 is not installed "
+                           "here: convert it elsewhere with `nccopy -k nc6 IN OUT`.") from error
     try: file = netCDF4.Dataset(path)
     except OSError as error:
         raise WeatherError(f"{path} cannot be read as NetCDF: {error}.") from error
@@ -328,7 +344,8 @@ def _netcdf4_attrs(item): return {name: item.getncattr(name) for name in item.nc
 def _numbers(field, where=()):
     "Part of a field in the machine's own byte order, missing values as NaN."
     values = field.values[where]
-    if isinstance(field.values, np.ndarray): values = _unpack(values, field.attrs)  # as netCDF4 does
+    if isinstance(field.values, np.ndarray):  # netCDF4 has done it already
+        values = _unpack(values, field.attrs)
     if not np.ma.is_masked(values): return np.array(values)
     return np.ma.filled(values.astype("f8"), np.nan)
 
@@ -348,13 +365,17 @@ _SINCE = re.compile(r"(day|hour|minute|second)s? since (\d+-\d+-\d+)"
 def decode_times(
     field: Field,  # a coordinate with CF units
 ) -> np.ndarray:  # (t,) datetime64[ns]
-    "The times of a coordinate. Raises `WeatherError` for units or a calendar that it does not know."
+    """The times of a coordinate.
+
+    Raises `WeatherError` for units or a calendar that it does not know.
+    """
     units, calendar = (str(field.attrs.get(key, "")) for key in ("units", "calendar"))
     match = _SINCE.fullmatch(units)
     if not match:
         raise WeatherError(f"The times have the units '{units}': give them as hours since a date.")
     if calendar and calendar not in _CALENDARS:
-        raise WeatherError(f"The times are of the calendar '{calendar}': give them in the standard one.")
+        raise WeatherError(f"The times are of the calendar '{calendar}': give them in the standard "
+                           "one.")
     unit, date, clock = match[1], match[2], match[3] or "00:00"
     date = "-".join(f"{int(part):02d}" for part in date.split("-"))
     passed = np.round(_numbers(field) * float(_SECONDS[unit])).astype("m8[s]")
@@ -365,14 +386,17 @@ def _check_grid(fields, runner, path):
     "Raises `WeatherError` where the file's cells are not the model's."
     missing = [name for name in ("latitude", "longitude", "time") if name not in fields]
     if missing:
-        raise WeatherError(f"{path} has no {', '.join(missing)}: save the weather with microclimate's save_dataset.")
+        raise WeatherError(f"{path} has no {', '.join(missing)}: save the weather with "
+                           "microclimate's save_dataset.")
     if len(fields["time"].dims) != 1:
-        raise WeatherError(f"{path} has one time and no dimension `time`: save the weather with save_dataset.")
+        raise WeatherError(f"{path} has one time and no dimension `time`: save the weather with "
+                           "save_dataset.")
     lat, lon = (np.atleast_1d(_numbers(fields[name])) for name in ("latitude", "longitude"))
     if lat.ndim == 1: lat, lon = np.broadcast_arrays(lat[:, None], lon)
     if _same_cells(lat, lon, runner.lat, runner.lon): return
-    raise WeatherError(f"{runner.path} was made for the grid {_describe(runner.lat, runner.lon)}, {path} is on "
-                       f"{_describe(lat, lon)}: choose that region.")
+    own, other = _describe(runner.lat, runner.lon), _describe(lat, lon)
+    raise WeatherError(f"{runner.path} was made for the grid {own}, {path} is on {other}: "
+                       "choose that region.")
 
 def _same_cells(lat, lon, lat2, lon2):
     if lat.shape != lat2.shape: return False
@@ -389,13 +413,17 @@ def _dims(fields, along_time):
     return (*fields["time"].dims, *cells) if along_time else tuple(cells)
 
 def _read_field(fields, name, units, rows, path):
-    "One field's values. Raises `WeatherError` for a missing, transposed or incomplete field, or other units."
+    """One field's values.
+
+    Raises `WeatherError` for a missing, transposed or incomplete field, or other units.
+    """
     if name not in fields: raise WeatherError(f"{path} lacks {name}, which the model needs.")
     field = fields[name]
     have, want = tuple(field.dims), _dims(fields, along_time=bool(rows))
-    if units and field.attrs.get("units", "1") != units:
-        raise WeatherError(f"{name} in {path} is in {field.attrs.get('units', '1')}, or has no units, and "
-                           f"must be in {units}: open_weather converts it.")
+    own_units = field.attrs.get("units", "1")
+    if units and own_units != units:
+        raise WeatherError(f"{name} in {path} is in {own_units}, or has no units, and must be in "
+                           f"{units}: open_weather converts it.")
     if have != want:
         raise WeatherError(f"{name} in {path} lies along {', '.join(have)}, and must lie along "
                            f"{', '.join(want)}: transpose it.")
@@ -403,7 +431,8 @@ def _read_field(fields, name, units, rows, path):
         raise WeatherError(f"{name} in {path} does not hold numbers: choose another file.")
     values = _numbers(field, rows)
     if not np.isfinite(values).all():
-        raise WeatherError(f"{name} in {path} has missing values: fill them, or choose another time.")
+        raise WeatherError(f"{name} in {path} has missing values: fill them, or choose another "
+                           "time.")
     return values.astype("float32")
 
 # %% ../../nbs/device/01_runner.ipynb #e24dbc03
@@ -415,9 +444,12 @@ def _close(fields):
 def read_start(
     path: str | Path,  # NetCDF along `time`
     runner: Runner,
-    init_time=None,  # of the newest state: text, `datetime` or `datetime64`; None: the last in the file
-) -> tuple:  # states (1, t, c, h, w), time (1,), static fields by name, all fields, the file's attributes
-    "What a forecast starts from. Raises `WeatherError` for another grid, missing variables or times, gaps, and other units."
+    init_time: TimesLike | None = None,  # of the newest state; None: the last in the file
+) -> tuple:  # states (1, t, c, h, w), time (1,), static fields, all fields, the file's attributes
+    """What a forecast starts from.
+
+    Raises `WeatherError` for another grid, missing variables or times, gaps, and other units.
+    """
     fields, attrs = open_fields(path)
     fields = {from_disk_name(name): field for name, field in fields.items()}
     _check_grid(fields, runner, path)
@@ -428,7 +460,8 @@ def read_start(
     for channel in runner.channels:
         states.append(_read_field(fields, channel["name"], channel["attrs"]["units"], rows, path))
     static = {}
-    for name in set(runner.aux) & {"z_sfc", "lsm"}: static[name] = _read_field(fields, name, None, (), path)
+    for name in set(runner.aux) & {"z_sfc", "lsm"}:
+        static[name] = _read_field(fields, name, None, (), path)
     _close(fields)
     return np.stack(states, 1)[None], time, static, fields, attrs
 
@@ -439,13 +472,14 @@ def _rows_of(wanted, have, path) -> list:
         found = np.flatnonzero(have == time)
         if not found.size:
             first, last, absent = (str(t)[:16] for t in (have[0], have[-1], time))
-            raise WeatherError(f"{path} has no state at {absent} UTC: it runs from {first} to {last}.")
+            raise WeatherError(f"{path} has no state at {absent} UTC: it runs from {first} to "
+                               f"{last}.")
         rows.append(int(found[0]))
     return rows
 
 # %% ../../nbs/device/01_runner.ipynb #2e5803d0
 def _window_hours(name, fields, attrs):
-    "The hours over which a rate is a mean, as in the file that the forecast starts from; None where it does not say."
+    "The hours over which a rate is a mean, as in the initial file; None where it does not say."
     return fields[name].attrs.get("window_hours", attrs.get("step_hours"))
 
 def _shared_window(names, fields, attrs):
@@ -458,7 +492,8 @@ def _time_plans(window) -> dict:
     "Valid times, the start, lead times and, where all rates are means over the same hours, bounds."
     valid = axis_attributes("time") | SINCE
     start = axis_attributes("forecast_reference_time") | SINCE
-    lead = axis_attributes("forecast_period") | dict(units="seconds", dtype="timedelta64[ns]")  # `dtype` is for xarray
+    for_xarray = dict(units="seconds", dtype="timedelta64[ns]")
+    lead = axis_attributes("forecast_period") | for_xarray
     if window: valid["bounds"] = "time_bnds"
     plans = dict(
         time=Plan(("time",), "f8", valid),
@@ -497,7 +532,7 @@ def _field_plan(name, hours, grid) -> Plan:
     attrs["coordinates"] = coordinates_of(name, ["init_time", "lead_time", *apart])
     return Plan(("time", *grid["dims"]), "f4", attrs)
 
-def _layout(runner, states, fields, attrs) -> tuple:  # sizes, plans, and the coordinates' values by name
+def _layout(runner, states, fields, attrs) -> tuple:  # sizes, plans, values of coordinates
     "Layout of a forecast file, as `provenance.to_cf` has it."
     grid, window = runner.facts["grid"], _shared_window(runner.names, fields, attrs)
     names = sorted(runner.names, key=lambda name: vertical_coordinate(name) is not None)
@@ -555,22 +590,26 @@ def check_overwrite(
     "Raises `WeatherError` where a file to write is one of those that are read."
     for source in map(Path, sources):
         if Path(path).exists() and source.exists() and source.samefile(path):
-            raise WeatherError(f"{path} is read and would be overwritten: choose another name for the output.")
+            raise WeatherError(f"{path} is read and would be overwritten: choose another name for "
+                               "the output.")
 
 def forecast_onnx(
     model: str | Path | Runner,  # an ONNX file, or a `Runner`
     initial: str | Path,  # NetCDF with the states to start from
     path: str | Path,  # NetCDF to write
     hours: int = 24,  # how far
-    init_time=None,  # text, `datetime` or `datetime64`, in UTC; None: the last in the file
+    init_time: TimesLike | None = None,  # in UTC; None: the last in the file
     engine: str = "onnxruntime",  # or 'tract'
     threads: int = 1,
     seed: int = 0,  # of the noise, where the model takes noise; a `Runner` has its own
     with_start: bool = False,  # the state it starts from too, as lead 0
 ) -> Path:  # the forecast
-    "From an ONNX file and a NetCDF file to a NetCDF file. Raises `WeatherError` for whatever is wrong with them."
+    """From an ONNX file and a NetCDF file to a NetCDF file.
+
+    Raises `WeatherError` for whatever is wrong with them.
+    """
     runner = model if isinstance(model, Runner) else Runner(model, engine, threads, seed)
-    runner.rng = np.random.default_rng(runner.seed)  # the same seed is the same forecast, whatever was run before
+    runner.rng = np.random.default_rng(runner.seed)  # the same seed makes the same forecast
     check_overwrite(path, runner.path, initial)
     steps = _count_steps(hours, runner.step_hours)
     states, time, static, fields, attrs = read_start(initial, runner, init_time)
@@ -592,7 +631,8 @@ def forecast_onnx(
 
 def _count_steps(hours, step):
     if hours > 0 and hours % step == 0: return int(hours // step)
-    raise WeatherError(f"hours is {hours}: it must be a positive multiple of the model's step of {step} h.")
+    raise WeatherError(f"hours is {hours}: it must be a positive multiple of the model's step of "
+                       f"{step} h.")
 
 # %% ../../nbs/device/01_runner.ipynb #30fe5554
 _HELP = """\
@@ -610,16 +650,18 @@ by open_weather(...).to_netcdf(path, format="NETCDF3_64BIT")."""
 
 def _parser():
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("forecast_onnx", description=_HELP, epilog=_EXAMPLE, formatter_class=raw)
-    parser.add_argument("model", help="ONNX file")
-    parser.add_argument("initial", help="NetCDF file with the states to start from")
-    parser.add_argument("out", help="NetCDF file to write")
-    parser.add_argument("--hours", type=int, default=24, help="how far (default: 24)")
-    parser.add_argument("--init-time", metavar="TIME", help="start, in UTC (default: the last in the file)")
-    parser.add_argument("--engine", choices=[*ENGINES], default="onnxruntime", help="(default: onnxruntime)")
-    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of a model that draws noise: another seed, another member")
-    parser.add_argument("--with-start", action="store_true", help="write the state it starts from too, as lead 0")
+    about = dict(description=_HELP, epilog=_EXAMPLE, formatter_class=raw)
+    parser = argparse.ArgumentParser("forecast_onnx", **about)
+    add = parser.add_argument
+    add("model", help="ONNX file")
+    add("initial", help="NetCDF file with the states to start from")
+    add("out", help="NetCDF file to write")
+    add("--hours", type=int, default=24, help="how far (default: 24)")
+    add("--init-time", metavar="TIME", help="start, in UTC (default: the last in the file)")
+    add("--engine", choices=[*ENGINES], default="onnxruntime", help="(default: onnxruntime)")
+    add("--threads", type=int, default=1, help="of onnxruntime (default: 1)")
+    add("--seed", type=int, default=0, help="of a model that draws noise (default: 0)")
+    add("--with-start", action="store_true", help="write the initial state too, as lead 0")
     return parser
 
 def main(argv: list | None = None):

@@ -33,7 +33,9 @@ class Persistence:
     name: str = "persistence"
 
     def __call__(self, batch: Batch) -> Batch:
-        return batch.with_state(batch.stack()[:, -1:], batch.channels, advance_times(batch, self.step_hours))
+        return batch.with_state(
+            batch.stack()[:, -1:], batch.channels, advance_times(batch, self.step_hours)
+        )
 
 # %% ../../nbs/models/00_baseline.ipynb #9326c1ab
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def advect(
     h, w = x.shape[-2:]
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     fraction = lambda position, n: 2 * position / max(n - 1, 1) - 1
-    origin = torch.stack([fraction(columns.to(x.device) - right, w), fraction(rows.to(x.device) - down, h)], -1)
+    origin = torch.stack(
+        [fraction(columns.to(x.device) - right, w), fraction(rows.to(x.device) - down, h)], -1
+    )
     return grid_sample(x, origin.to(x.dtype), padding_mode="border", align_corners=True)
 
 # %% ../../nbs/models/00_baseline.ipynb #f821ab83
@@ -79,10 +83,18 @@ class Advection:
     name: str = "advection"
 
     def __call__(self, batch: Batch) -> Batch:
-        if not {"10u", "10v"} <= set(batch.channels): raise WeatherError("Advection needs 10u and 10v, which the data lack.")
+        if not {"10u", "10v"} <= set(batch.channels):
+            raise WeatherError("Advection needs 10u and 10v, which the data lack.")
         grid, x = batch.metadata.grid, batch.stack()[:, -1]
         cells = min(self.cells, min(grid.shape) // 2 * 2 - 1)
-        metres = self.factor * 3600 * self.step_hours * _smooth(batch.stack(("10u", "10v"))[:, -1], cells)
+        metres = (
+            self.factor
+            * 3600
+            * self.step_hours
+            * _smooth(batch.stack(("10u", "10v"))[:, -1], cells)
+        )
         size = torch.from_numpy(np.stack([grid.dx, -grid.dy])).to(metres)
         moved = advect(x, *(metres / size).unbind(1))
-        return batch.with_state(moved[:, None], batch.channels, advance_times(batch, self.step_hours))
+        return batch.with_state(
+            moved[:, None], batch.channels, advance_times(batch, self.step_hours)
+        )

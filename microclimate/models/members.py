@@ -40,10 +40,17 @@ def smooth_noise(
     length_km: float,  # where the correlation has fallen to 0.61
     generator: torch.Generator,
 ) -> torch.Tensor:  # (count, h, w), mean 0 and variance 1 at every cell
-    "Independent Gaussian fields, each alike at neighbouring places. Raises `WeatherError` for a length that is not positive."
-    if not length_km > 0: raise WeatherError(f"length_km is {length_km}: the perturbations need a positive length, for example 200.")
+    """Independent Gaussian fields, each alike at neighbouring places.
+
+    Raises `WeatherError` for a length that is not positive."""
+    if not length_km > 0:
+        raise WeatherError(
+            f"length_km is {length_km}: the perturbations need a positive length, for example 200."
+        )
     white = torch.randn(count, *grid.shape, generator=generator)
-    east, south = (np.cumsum(np.nan_to_num(d) / 1000, axis) for axis, d in ((1, grid.dx), (0, grid.dy)))
+    east, south = (
+        np.cumsum(np.nan_to_num(d) / 1000, axis) for axis, d in ((1, grid.dx), (0, grid.dy))
+    )
     rows = [white[:, i] @ _filter(place, length_km).T for i, place in enumerate(east)]
     return torch.einsum("ij,jnw->niw", _filter(south.mean(1), length_km), torch.stack(rows))
 
@@ -52,14 +59,23 @@ def perturbation_scale(
     normalizer: Normalizer,
     channels: tuple,  # in the order wanted
 ) -> torch.Tensor:  # (c, 1, 1) physical units
-    "The change over one step of every state; 0 for fluxes, and for what the normalizer does not know."
-    change = {n: s * d for n, s, d in zip(normalizer.channels, normalizer.std, normalizer.delta_std) if variable(n).kind == "state"}
+    """The change over one step of every state; 0 for fluxes, and for what the normalizer does not
+    know."""
+    change = {
+        n: s * d
+        for n, s, d in zip(normalizer.channels, normalizer.std, normalizer.delta_std)
+        if variable(n).kind == "state"
+    }
     return torch.tensor([change.get(name, 0.0) for name in channels])[:, None, None]
 
 # %% ../../nbs/models/03_members.ipynb #a9419fe3
 def _repeat(batch, members):  # (b·members, t, c, h, w): members of one start side by side
     "Every start as many times as there are members."
-    return batch.with_state(batch.stack().repeat_interleave(members, 0), batch.channels, batch.metadata.time.repeat(members))
+    return batch.with_state(
+        batch.stack().repeat_interleave(members, 0),
+        batch.channels,
+        batch.metadata.time.repeat(members),
+    )
 
 # %% ../../nbs/models/03_members.ipynb #ce9b7ad6
 def perturb(
@@ -70,13 +86,21 @@ def perturb(
     generator: torch.Generator,  # on the CPU
     length_km: float = 200.0,  # where the correlation has fallen to 0.61
 ) -> Batch:  # of b·m starts: the members of the first, those of the second, …
-    "Members that start from slightly different states, with the given one as their mean; past states are moved alike."
+    """Members that start from slightly different states, with the given one as their mean; past
+    states are moved alike."""
     grid, x = batch.metadata.grid, batch.stack()
-    draw = lambda: smooth_noise(grid, members * x.shape[2], length_km, generator).unflatten(0, (members, -1))
-    noise = torch.stack([field - field.mean(0) for field in (draw() for _ in range(len(x)))])  # (b, m, c, h, w)
-    move = (size * perturbation_scale(normalizer, batch.channels) * noise).flatten(0, 1)[:, None].to(x)
+    draw = lambda: smooth_noise(grid, members * x.shape[2], length_km, generator).unflatten(
+        0, (members, -1)
+    )
+    # (b, m, c, h, w)
+    noise = torch.stack([field - field.mean(0) for field in (draw() for _ in range(len(x)))])
+    move = (
+        (size * perturbation_scale(normalizer, batch.channels) * noise).flatten(0, 1)[:, None].to(x)
+    )
     around = _repeat(batch, members)
-    return around.with_state(clip_to_bounds(around.stack() + move, batch.channels), batch.channels, around.metadata.time)
+    return around.with_state(
+        clip_to_bounds(around.stack() + move, batch.channels), batch.channels, around.metadata.time
+    )
 
 # %% ../../nbs/models/03_members.ipynb #330fd4c0
 @dataclass(frozen=True)
@@ -99,13 +123,17 @@ def generator_for(
     init_time: np.datetime64,
 ) -> torch.Generator:  # on the CPU
     "Where the draws of one initial time come from, whatever else is run."
-    numbers = np.random.SeedSequence([seed, int(np.datetime64(init_time, "s").astype("int64"))]).generate_state(2)
+    numbers = np.random.SeedSequence(
+        [seed, int(np.datetime64(init_time, "s").astype("int64"))]
+    ).generate_state(2)
     return torch.Generator().manual_seed(int(numbers[0]) << 31 | int(numbers[1]) >> 1)
 
 # %% ../../nbs/models/03_members.ipynb #d4f273ab
 def _starts(model, ds, init_time, members, size, length_km, generator):
     "All members at one initial time."
-    one = Batch.from_dataset(ds, init_time, getattr(model, "channels", None), model.history, model.step_hours)
+    one = Batch.from_dataset(
+        ds, init_time, getattr(model, "channels", None), model.history, model.step_hours
+    )
     if not size: return _repeat(one, members)
     known = getattr(model, "normalizer", None) or Normalizer.fit(ds, one.channels, model.step_hours)
     return perturb(one, known, members, size, generator, length_km)
@@ -114,7 +142,9 @@ def _starts(model, ds, init_time, members, size, length_km, generator):
 def _by_number(frame, init_time):
     "A frame whose initial times are one, repeated, as the members of that one."
     fields = frame.drop_vars("crs", errors="ignore").rename(init_time="number")
-    fields = fields.assign_coords(number=np.arange(frame.sizes["init_time"])).expand_dims(init_time=[init_time])
+    fields = fields.assign_coords(number=np.arange(frame.sizes["init_time"])).expand_dims(
+        init_time=[init_time]
+    )
     fields = fields.transpose("init_time", "lead_time", "number", ...)
     return fields.assign({name: frame[name] for name in frame.data_vars if name == "crs"})
 
@@ -124,8 +154,13 @@ def _run(model, ds, init_time, steps, members, seed, size, length_km, boundary, 
     generator = generator_for(seed, init_time)
     batch = _starts(model, ds, init_time, members, size, length_km, generator).to(device)
     with torch.inference_mode():
-        states = chain([batch] if initial else [], rollout(_WithNoise(model, generator), batch, steps, boundary, width))
-        frames = [_by_number(_with_windows(_frame(s, batch.metadata.time), ds), init_time) for s in states]
+        states = chain(
+            [batch] if initial else [],
+            rollout(_WithNoise(model, generator), batch, steps, boundary, width),
+        )
+        frames = [
+            _by_number(_with_windows(_frame(s, batch.metadata.time), ds), init_time) for s in states
+        ]
     return xr.concat(frames, "lead_time", data_vars="minimal")
 
 # %% ../../nbs/models/03_members.ipynb #64a5a65d
@@ -160,19 +195,47 @@ def ensemble(
     """
     _check_members(model, members, size)
     steps, init_times = check_lead(model, lead_hours), as_times(init_times)
-    runs = [_run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device, initial) for t in init_times]
-    about = dict(model=f"{model.name}, {members} members", ensemble=_made_by(model, size, length_km), ensemble_seed=seed)
-    return with_cf(xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary) | about))
+    runs = [
+        _run(model, ds, t, steps, members, seed, size, length_km, boundary, width, device, initial)
+        for t in init_times
+    ]
+    about = dict(
+        model=f"{model.name}, {members} members",
+        ensemble=_made_by(model, size, length_km),
+        ensemble_seed=seed,
+    )
+    return with_cf(
+        xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(
+            _labels(model, ds, boundary) | about
+        )
+    )
 
 # %% ../../nbs/models/03_members.ipynb #478fc147
 def _check_members(model, members, size):
-    if members < 2: raise WeatherError(f"An ensemble of {members} has no spread: ask for at least 2 members, or for a forecast.")
-    if not 0 <= size < np.inf: raise WeatherError(f"size is {size}: the perturbations need a size of 0 or more changes over one step.")
+    if members < 2:
+        raise WeatherError(
+            f"An ensemble of {members} has no spread: ask for at least 2 members, or for a "
+            f"forecast."
+        )
+    if not 0 <= size < np.inf:
+        raise WeatherError(
+            f"size is {size}: the perturbations need a size of 0 or more changes over one step."
+        )
     if not size and not _noisy(model):
-        raise WeatherError(f"All members of {model.name} would be the same: perturb the start by a size, or take a model with noise.")
+        raise WeatherError(
+            f"All members of {model.name} would be the same: perturb the start by a size, or take "
+            f"a model with noise."
+        )
 
 
 def _made_by(model, size, length_km):
     "What makes the members differ, in words."
-    start = f"starts perturbed by {size:g} one-step changes, smooth over {length_km:g} km, channels independent" if size else ""
-    return " and ".join(filter(None, (start, "noise learned by the model" if _noisy(model) else "")))
+    start = (
+        f"starts perturbed by {size:g} one-step changes, smooth over {length_km:g} km, channels "
+        f"independent"
+        if size
+        else ""
+    )
+    return " and ".join(
+        filter(None, (start, "noise learned by the model" if _noisy(model) else ""))
+    )

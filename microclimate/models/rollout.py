@@ -44,13 +44,17 @@ def from_source(ds: xr.Dataset, channels: tuple) -> Callable[[np.ndarray], Batch
 def _relax(state, outside, weight):
     "x ← w·b + (1 − w)·x"
     mix = lambda name: torch.lerp(state.surf_vars[name], outside.surf_vars[name].to(weight), weight)
-    return state.with_state(torch.stack([mix(n) for n in state.channels], 2), state.channels, state.metadata.time)
+    return state.with_state(
+        torch.stack([mix(n) for n in state.channels], 2), state.channels, state.metadata.time
+    )
 
 # %% ../../nbs/models/02_rollout.ipynb #194414d2
 def _advance(batch, state):
     "Drop the oldest state, append the newest."
     past = batch.stack(state.channels)
-    return state.with_state(torch.cat([past[:, 1:], state.stack()], 1), state.channels, state.metadata.time)
+    return state.with_state(
+        torch.cat([past[:, 1:], state.stack()], 1), state.channels, state.metadata.time
+    )
 
 # %% ../../nbs/models/02_rollout.ipynb #fca41dbe
 def rollout(
@@ -74,13 +78,19 @@ def rollout(
     ['2024-06-07T01', '2024-06-07T02']
     """
     grid, hours = batch.metadata.grid, model.step_hours
-    weight, crossed = torch.from_numpy(relaxation(grid, width)).float().to(batch.stack().device), crossing_hours(grid)
+    weight = torch.from_numpy(relaxation(grid, width)).float().to(batch.stack().device)
+    crossed = crossing_hours(grid)
     for step in range(1, steps + 1):
         state = model(batch)
-        if boundary: state = _relax(state, boundary(state.metadata.time), weight)
+        if boundary:
+            state = _relax(state, boundary(state.metadata.time), weight)
         elif (step - 1) * hours <= crossed < step * hours:
-            warnings.warn(f"After {crossed:.0f} h the air of the whole region has been replaced: without a boundary the forecast "
-                          "goes on as statistics, not as weather.", stacklevel=2)
+            warnings.warn(
+                f"After {crossed:.0f} h the air of the whole region has been replaced: without a "
+                f"boundary the forecast "
+                "goes on as statistics, not as weather.",
+                stacklevel=2,
+            )
         yield state
         batch = _advance(batch, state)
 
@@ -88,7 +98,11 @@ def rollout(
 def _frame(state, init_time):
     "One state as a piece of a forecast: dims init_time, lead_time (one), and the grid's."
     ds = state.to_dataset()
-    fields = ds.drop_vars("crs", errors="ignore").rename(time="init_time").assign_coords(init_time=init_time)
+    fields = (
+        ds.drop_vars("crs", errors="ignore")
+        .rename(time="init_time")
+        .assign_coords(init_time=init_time)
+    )
     fields = fields.expand_dims(lead_time=[(state.metadata.time - init_time)[0]], axis=1)
     return fields.assign({name: ds[name] for name in ds.data_vars if name == "crs"})
 
@@ -179,9 +193,13 @@ def forecast(
     steps = check_lead(model, lead_hours)
     init_times = as_times(init_times)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
-    states = lambda group: list(_frames(model, ds, group, steps, boundary, width, device, keep, initial))
+    states = lambda group: list(
+        _frames(model, ds, group, steps, boundary, width, device, keep, initial)
+    )
     runs = [xr.concat(states(group), "lead_time", data_vars="minimal") for group in groups]
-    return with_cf(xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary)))
+    return with_cf(
+        xr.concat(runs, "init_time", data_vars="minimal").assign_attrs(_labels(model, ds, boundary))
+    )
 
 # %% ../../nbs/models/02_rollout.ipynb #f0544d45
 def check_lead(
@@ -203,8 +221,12 @@ def check_lead(
 # %% ../../nbs/models/02_rollout.ipynb #78146067
 def _labels(model, ds, boundary):
     "Global attributes of a forecast."
-    keep = {k: ds.attrs[k] for k in ("source", "synthetic", "attribution", "region") if k in ds.attrs}
-    return keep | dict(title=f"{model.name} forecast", model=model.name, boundary="source" if boundary else "none")
+    keep = {
+        k: ds.attrs[k] for k in ("source", "synthetic", "attribution", "region") if k in ds.attrs
+    }
+    return keep | dict(
+        title=f"{model.name} forecast", model=model.name, boundary="source" if boundary else "none"
+    )
 
 # %% ../../nbs/models/02_rollout.ipynb #493ad0e9
 def forecast_to_file(
@@ -240,17 +262,34 @@ def forecast_archive(
     batch_size: int = 64,  # initial times in one file
     **facts,  # further provenance
 ) -> list:  # of paths
-    "Forecasts in files of `batch_size` initial times each. Raises `WeatherError` for a lead that is no multiple of the model's step."
+    """Forecasts in files of `batch_size` initial times each.
+
+    Raises `WeatherError` for a lead that is no multiple of the model's step."""
     check_lead(model, lead_hours, keep_hours)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
-    paths = [Path(folder) / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc" for g in groups]
+    paths = [
+        Path(folder)
+        / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc"
+        for g in groups
+    ]
     carried = sorted(getattr(model, "channels", None) or channels_of(ds))
     facts |= dict(leads=[int(lead_hours), keep_hours], variables=carried)
     for group, path in zip(tqdm(groups, desc=model.name, leave=False, disable=len(groups) < 2), paths):
         if _made_before(path, group, _facts(model, ds, device, facts)): continue
         with warnings.catch_warnings():  # that the air has been replaced is said once, and of models only
-            if path is not paths[0] or not hasattr(model, "channels"): warnings.filterwarnings("ignore", "After .* h the air")
-            done = forecast_to_file(model, ds, group, lead_hours, path, boundary, device=device, keep_hours=keep_hours, **facts)
+            if path is not paths[0] or not hasattr(model, "channels"):
+                warnings.filterwarnings("ignore", "After .* h the air")
+            done = forecast_to_file(
+                model,
+                ds,
+                group,
+                lead_hours,
+                path,
+                boundary,
+                device=device,
+                keep_hours=keep_hours,
+                **facts,
+            )
         done.close()
     return paths
 
@@ -260,5 +299,7 @@ def _made_before(path: Path, init_times: np.ndarray, facts: dict) -> bool:
     try:
         with open_saved(path) as ds:
             same = np.array_equal(ds.init_time.values, np.asarray(init_times, "M8[ns]"))
-            return same and json.loads(ds.attrs.get("provenance", "{}")) == json.loads(json.dumps(facts, default=str))
+            return same and json.loads(ds.attrs.get("provenance", "{}")) == json.loads(
+                json.dumps(facts, default=str)
+            )
     except (ValueError, AttributeError): return False  # no such file, or a damaged one

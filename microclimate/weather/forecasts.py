@@ -25,9 +25,10 @@ from ..grid import Grid, region as named_region
 from .open import (expand_request, join_runs, open_file, orient_grid,
                                        resolve_source, stack_levels, time_span)
 from .read import is_url, reading
-from .standardise import (AMOUNTS, conversion, derive_variables, name_fields, file_conventions,
-                                              cut_region, name_times, our_name, standardise, to_rates,
-                                              rotate_winds, plausible_unit, attach_projection)
+from .standardise import (AMOUNTS, conversion, derive_variables, name_fields,
+                                              file_conventions, cut_region, name_times, our_name,
+                                              standardise, to_rates, rotate_winds, plausible_unit,
+                                              attach_projection)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #38b8f11d
 def run_start(
@@ -48,7 +49,10 @@ def layout(
     "How a Dataset holds its forecasts. Raises `WeatherError` for lead times without a start."
     named = name_times(ds, path)
     if "lead_time" in named.dims and "init_time" in named.variables: return "leads"
-    if "lead_time" in named.dims: raise WeatherError(f"{path} has lead times but no start of the run: add forecast_reference_time.")
+    if "lead_time" in named.dims:
+        raise WeatherError(
+            f"{path} has lead times but no start of the run: add forecast_reference_time."
+        )
     if "time" not in named.dims: return "still"
     return "series" if run_start(named) is None else "run"
 
@@ -58,9 +62,13 @@ def chunks_for(
     own: dict | None = None,  # the file's chunks along init_time and lead_time
     block: int = 2**22,  # numbers in a chunk
 ) -> dict:  # dimension -> length of a chunk
-    "Whole fields of one level, and as many leads, then initial times, as fit, in multiples of the file's own chunks."
+    """Whole fields of one level, and as many leads, then initial times, as fit, in multiples of
+    the file's own chunks."""
     own, along = own or {}, ("lead_time", "init_time")
-    sizes = {d: min(n, own.get(d, 1)) if d in along else 1 if d == "level" else n for d, n in da.sizes.items()}
+    sizes = {
+        d: min(n, own.get(d, 1)) if d in along else 1 if d == "level" else n
+        for d, n in da.sizes.items()
+    }
     for d in [d for d in along if d in sizes]:
         more = max(1, block // max(1, math.prod(sizes.values())))
         sizes[d] = min(da.sizes[d], sizes[d] * more)
@@ -69,7 +77,9 @@ def chunks_for(
 def _disk_chunks(ds, named, source) -> dict:
     "The file's chunks of one variable, by our names of its dimensions."
     known = ds[source].encoding.get("preferred_chunks", {})
-    return {new: known[old] for old, new in zip(ds[source].dims, named[source].dims) if old in known}
+    return {
+        new: known[old] for old, new in zip(ds[source].dims, named[source].dims) if old in known
+    }
 
 # %% ../../nbs/weather/04_forecasts.ipynb #da539507
 _member_names = ("number", "realization", "ensemble_member", "member", "ensemble")
@@ -89,11 +99,14 @@ def _lazy_fields(ds, named, path, wanted) -> dict:  # our name -> lazy DataArray
     fields = name_fields(named[sorted(named.data_vars, key=lambda n: hours(str(n)))], path, wanted)
     for name, da in fields.items():
         da.attrs |= file_conventions(name, da, ds.attrs)
-        if "prediction_timedelta" in ds.dims and not da.attrs.get("units"): da.attrs["units"] = _unsaid.get(name, variable(name).units)
+        if "prediction_timedelta" in ds.dims and not da.attrs.get("units"):
+            da.attrs["units"] = _unsaid.get(name, variable(name).units)
     return fields
 
 def _needs_values(name, da, path) -> bool:
-    "Must it be read to be understood? Winds to be turned, and sums over hours that nobody wrote down."
+    """Must it be read to be understood?
+
+    Winds to be turned, and sums over hours that nobody wrote down."""
     amount = conversion(name, da.attrs.get("units"), path)[2] in AMOUNTS
     return "grid_relative" in da.attrs or (amount and "window_hours" not in da.attrs)
 
@@ -103,7 +116,9 @@ def to_ours(
     da: xr.DataArray,  # lazy, with `units` and, for an amount, `window_hours`
     path="the data",  # for messages
 ) -> xr.DataArray:  # still lazy, in the table's units, float32
-    "Convert units without reading. Raises `WeatherError` for units that are no units of the variable."
+    """Convert units without reading.
+
+    Raises `WeatherError` for units that are no units of the variable."""
     factor, offset, units = conversion(name, da.attrs.get("units"), path)
     hours = da.attrs.get("window_hours")
     if units in AMOUNTS: factor /= hours * (1 if units == "kg m-2" else 3600)
@@ -118,15 +133,22 @@ def _orderly(name, da, path) -> xr.DataArray:
     "Dimensions in our order. Raises `WeatherError` for one that a forecast does not have."
     extra = [d for d in da.dims if d not in _order]
     if many := [d for d in extra if da.sizes[d] > 1]:
-        raise WeatherError(f"{name} in {path} has a dimension {many[0]} of {da.sizes[many[0]]}: choose one of them and save it without.")
+        raise WeatherError(
+            f"{name} in {path} has a dimension {many[0]} of {da.sizes[many[0]]}: choose one of "
+            f"them and save it without."
+        )
     moves = [d for d in da.dims if d in _order[:3]] if variable(name).kind == "static" else []
-    da = da.isel(dict.fromkeys(extra + moves, 0), drop=True).transpose(*_order, missing_dims="ignore")
+    da = da.isel(dict.fromkeys(extra + moves, 0), drop=True).transpose(
+        *_order, missing_dims="ignore"
+    )
     return da.drop_vars([c for c in da.coords if c not in _order])
 
 def _with_init(ds, start) -> xr.Dataset:
     "Give whatever has a lead an initial time."
     ds, start = ds.drop_vars("init_time", errors="ignore"), np.datetime64(start, "ns")
-    return ds.assign({n: da.expand_dims(init_time=[start]) for n, da in ds.items() if "lead_time" in da.dims})
+    return ds.assign(
+        {n: da.expand_dims(init_time=[start]) for n, da in ds.items() if "lead_time" in da.dims}
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #4c057c11
 def from_leads(
@@ -135,14 +157,22 @@ def from_leads(
     wanted: set | None = None,  # our names, levels included
     box: tuple | None = None,  # (north, south, west, east)
 ) -> xr.Dataset | None:  # lazy; None where it can only be understood by reading it
-    "A file in our layout or WeatherBench 2's as a forecast. Raises `WeatherError` for units and dimensions that make no sense."
+    """A file in our layout or WeatherBench 2's as a forecast.
+
+    Raises `WeatherError` for units and dimensions that make no sense."""
     timed = name_times(ds, path)
     named = cut_region(name_members(timed), path, box)
     fields = _lazy_fields(ds, named, path, wanted)
     if any(_needs_values(name, da, path) for name, da in fields.items()): return None
-    chunked = {n: da.chunk(chunks_for(da, _disk_chunks(ds, timed, da.attrs["source_name"]))) for n, da in fields.items()}
-    ready = xr.Dataset({name: to_ours(name, _orderly(name, da, path), path) for name, da in chunked.items()})
-    if "init_time" not in ready.dims: ready = _with_init(ready, named["init_time"].values.ravel()[0])
+    chunked = {
+        n: da.chunk(chunks_for(da, _disk_chunks(ds, timed, da.attrs["source_name"])))
+        for n, da in fields.items()
+    }
+    ready = xr.Dataset(
+        {name: to_ours(name, _orderly(name, da, path), path) for name, da in chunked.items()}
+    )
+    if "init_time" not in ready.dims:
+        ready = _with_init(ready, named["init_time"].values.ravel()[0])
     return orient_grid(attach_projection(ready, named)).drop_attrs(deep=False)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #c0817c1f
@@ -150,28 +180,45 @@ def _starts(ds, path) -> list:  # (start of a run, its Dataset); start None wher
     "The runs in a file."
     kind, named = layout(ds, path), name_times(ds, path)
     if kind in ("still", "series"): return [(None, ds)]
-    if kind == "run": return [(run_start(named), ds.assign_coords(forecast_reference_time=run_start(named)))]
+    if kind == "run":
+        return [(run_start(named), ds.assign_coords(forecast_reference_time=run_start(named)))]
     starts = np.atleast_1d(named["init_time"].values).astype("M8[ns]")
-    return [(start, named.isel(init_time=[k]) if "init_time" in named.dims else named) for k, start in enumerate(starts)]
+    return [
+        (start, named.isel(init_time=[k]) if "init_time" in named.dims else named)
+        for k, start in enumerate(starts)
+    ]
 
 def _times(ds, path) -> bytes | None:
     "A file's valid times, to be compared."
-    return None if layout(ds, path) in ("leads", "still") else name_times(ds, path)["time"].values.astype("M8[ns]").tobytes()
+    return (
+        None
+        if layout(ds, path) in ("leads", "still")
+        else name_times(ds, path)["time"].values.astype("M8[ns]").tobytes()
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #dd126f95
 def by_start(
     files: list,  # (path, lazy Dataset)
 ) -> dict:  # start -> the (path, Dataset) of that run, what stands still with each
-    "Sort files into runs; one that tells no start belongs to the run with the same times. Raises `WeatherError` where there is none."
+    """Sort files into runs; one that tells no start belongs to the run with the same times.
+
+    Raises `WeatherError` where there is none."""
     groups, others = {}, []
     for path, ds in files:
-        for start, one in _starts(ds, path): (others if start is None else groups.setdefault(start, [])).append((path, one))
+        for start, one in _starts(ds, path):
+            (others if start is None else groups.setdefault(start, [])).append((path, one))
     known = {_times(ds, path): start for start, group in groups.items() for path, ds in group}
     for path, ds in others:
-        if layout(ds, path) == "still": starts = list(groups)
-        elif _times(ds, path) in known: starts = [known[_times(ds, path)]]
-        else: raise WeatherError(f"{path} holds no forecast: it has neither lead times nor the start of a run (forecast_reference_time). "
-                                 "A series of states opens with open_weather.")
+        if layout(ds, path) == "still":
+            starts = list(groups)
+        elif _times(ds, path) in known:
+            starts = [known[_times(ds, path)]]
+        else:
+            raise WeatherError(
+                f"{path} holds no forecast: it has neither lead times nor the start of a run "
+                f"(forecast_reference_time). "
+                "A series of states opens with open_weather."
+            )
         for start in starts: groups[start].append((path, ds))
     return dict(sorted(groups.items()))
 
@@ -181,15 +228,19 @@ def _by_member(group, wanted, box) -> dict:  # member's number, or None -> stand
     for path, ds in group:
         ds = name_members(ds)
         for k in range(ds.sizes.get("number", 1)):
-            one, number = (ds.isel(number=[k]), ds["number"].values[k]) if "number" in ds.dims else (ds, None)
+            one, number = (
+                (ds.isel(number=[k]), ds["number"].values[k]) if "number" in ds.dims else (ds, None)
+            )
             pieces.setdefault(number, []).extend(standardise(one, path, wanted, box))
-    shared = pieces.pop(None, []) if len(pieces) > 1 else []  # a field that all members have in common
+    # a field that all members have in common
+    shared = pieces.pop(None, []) if len(pieces) > 1 else []
     return {number: own + shared for number, own in pieces.items() if own}
 
 def _of_run(pieces, start, asked) -> xr.Dataset:  # lead_time and the grid
     "Pieces of one run put together: rates instead of sums, winds to east and north."
     ds = rotate_winds(to_rates(join_runs(pieces)[-1][1], start))
-    if "time" in ds.dims: ds = ds.assign_coords(time=ds["time"].values - start).rename(time="lead_time")
+    if "time" in ds.dims:
+        ds = ds.assign_coords(time=ds["time"].values - start).rename(time="lead_time")
     return derive_variables(ds, asked)
 
 # %% ../../nbs/weather/04_forecasts.ipynb #5a8eabf8
@@ -201,14 +252,23 @@ def from_run(
     asked=CHANNELS,  # derived where they are lacking
 ) -> xr.Dataset | None:  # in memory; None where nothing wanted is in it
     "The files of one run as a forecast. Raises `WeatherError` for what does not fit together."
-    members = {number: _of_run(own, start, asked) for number, own in _by_member(group, wanted, box).items()}
+    members = {
+        number: _of_run(own, start, asked) for number, own in _by_member(group, wanted, box).items()
+    }
     if not members: return None
     whole = next(iter(members.values()))
     if len(members) > 1:
         moving = [n for n, da in whole.items() if "lead_time" in da.dims]
-        whole = xr.concat(list(members.values()), pd.Index(list(members), name="number"), data_vars=moving, **_alike)
+        whole = xr.concat(
+            list(members.values()),
+            pd.Index(list(members), name="number"),
+            data_vars=moving,
+            **_alike,
+        )
     whole = orient_grid(_with_init(whole, start))
-    fields = {n: _orderly(n, da, group[0][0]).astype("float32") for n, da in whole.items() if n != "crs"}
+    fields = {
+        n: _orderly(n, da, group[0][0]).astype("float32") for n, da in whole.items() if n != "crs"
+    }
     return whole.assign(fields).drop_attrs(deep=False)
 
 _alike = dict(coords="minimal", compat="override", join="override", combine_attrs="override")
@@ -222,29 +282,51 @@ def _spacing(ds) -> float | None:
 def _ahead(part) -> xr.Dataset:
     "Without the initial state. Raises `WeatherError` where nothing else is there."
     later = part["lead_time"].values > np.timedelta64(0)
-    if not later.any(): raise WeatherError(f"{part.attrs['path']} holds only initial states, no forecast: open later lead times too.")
+    if not later.any():
+        raise WeatherError(
+            f"{part.attrs['path']} holds only initial states, no forecast: open later lead times "
+            f"too."
+        )
     part = part.isel(lead_time=as_slice(np.flatnonzero(later)))
-    if "content_sha256" in part.attrs: return part  # ours: their leads may be further apart than the model's steps
-    rates = [n for n, da in part.items() if n != "crs" and variable(n).kind == "flux" and "window_hours" not in da.attrs]
-    return part.assign({n: part[n].assign_attrs(window_hours=_spacing(part)) for n in rates if _spacing(part)})
+    if "content_sha256" in part.attrs:
+        return part  # ours: their leads may be further apart than the model's steps
+    rates = [
+        n
+        for n, da in part.items()
+        if n != "crs" and variable(n).kind == "flux" and "window_hours" not in da.attrs
+    ]
+    return part.assign(
+        {n: part[n].assign_attrs(window_hours=_spacing(part)) for n in rates if _spacing(part)}
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #f3ebced0
 def check_alike(
     parts: list,  # forecasts with the attributes path and model
     model: str | None = None,  # the user's word for all of them
 ) -> None:
-    "Raises `WeatherError` where files do not belong together, or one run is there twice, naming the two files."
+    """Raises `WeatherError` where files do not belong together, or one run is there twice, naming
+    the two files."""
     first, grid, seen = parts[0], Grid.from_dataset(parts[0]), {}
     for part in parts:
         where = f"{first.attrs['path']} and {part.attrs['path']}"
-        if not grid.same(Grid.from_dataset(part)): raise WeatherError(f"{where} lie on different grids: open them one by one.")
-        if _members(first) != _members(part): raise WeatherError(f"{where} hold different members: open them one by one.")
-        if _hours(first) != _hours(part): raise WeatherError(f"{where} hold means over different hours: open them one by one.")
+        if not grid.same(Grid.from_dataset(part)):
+            raise WeatherError(f"{where} lie on different grids: open them one by one.")
+        if _members(first) != _members(part):
+            raise WeatherError(f"{where} hold different members: open them one by one.")
+        if _hours(first) != _hours(part):
+            raise WeatherError(f"{where} hold means over different hours: open them one by one.")
         if model is None and first.attrs["model"] != part.attrs["model"]:
-            raise WeatherError(f"{where} are of different models, '{first.attrs['model']}' and '{part.attrs['model']}': open them one by "
-                               "one, or say model='…' if they are the same.")
+            raise WeatherError(
+                f"{where} are of different models, '{first.attrs['model']}' and "
+                f"'{part.attrs['model']}': open them one by "
+                "one, or say model='…' if they are the same."
+            )
         for start in part["init_time"].values:
-            if start in seen: raise WeatherError(f"The run of {_stamp(start)} is in {seen[start]} and {part.attrs['path']}: give it once.")
+            if start in seen:
+                raise WeatherError(
+                    f"The run of {_stamp(start)} is in {seen[start]} and {part.attrs['path']}: "
+                    f"give it once."
+                )
             seen[start] = part.attrs["path"]
 
 def _members(ds): return ds["number"].values.tolist() if "number" in ds.dims else None
@@ -255,14 +337,21 @@ def _stamp(time) -> str: return f"{pd.Timestamp(time):%Y-%m-%d %H:%M} UTC"
 
 # %% ../../nbs/weather/04_forecasts.ipynb #e2a78add
 def _common(parts) -> list:
-    "Only the leads and variables that every part has; warns of what is left out. Raises `WeatherError` where nothing is common."
+    """Only the leads and variables that every part has; warns of what is left out.
+
+    Raises `WeatherError` where nothing is common."""
     every, some = _shared([p["lead_time"].values for p in parts])
     names, all_names = _shared([[n for n in p.data_vars if n != "crs"] for p in parts])
     for what, found in (("lead time", every), ("variable", names)):
-        if not found: raise WeatherError(f"The runs of {parts[0].attrs['path']} … have no {what} in common: open them one by one.")
+        if not found:
+            raise WeatherError(
+                f"The runs of {parts[0].attrs['path']} … have no {what} in common: open them one "
+                f"by one."
+            )
     left = [f"{len(some) - len(every)} of {len(some)} lead times"] if len(every) < len(some) else []
     left += [", ".join(sorted(all_names - names))] if names < all_names else []
-    if left: warnings.warn(f"Left out: {' and '.join(left)}, for not every run has them.", stacklevel=4)
+    if left:
+        warnings.warn(f"Left out: {' and '.join(left)}, for not every run has them.", stacklevel=4)
     same = lambda p: p if p.sizes["lead_time"] == len(every) else p.sel(lead_time=sorted(every))
     return [same(p[[n for n in p.data_vars if n in names or n == "crs"]]) for p in parts]
 
@@ -276,7 +365,9 @@ def together(parts: list, model: str | None = None) -> xr.Dataset:  # along init
     check_alike(parts, model)
     parts = _common(sorted(map(_sorted, parts), key=lambda p: p["init_time"].values[0]))
     moving = [n for n, da in parts[0].items() if "init_time" in da.dims]
-    return _sorted(parts[0] if len(parts) == 1 else xr.concat(parts, "init_time", data_vars=moving, **_alike))
+    return _sorted(
+        parts[0] if len(parts) == 1 else xr.concat(parts, "init_time", data_vars=moving, **_alike)
+    )
 
 def _sorted(ds): return ds if ds.indexes["init_time"].is_monotonic_increasing else ds.sortby("init_time")
 
@@ -285,7 +376,10 @@ def pick(ds: xr.Dataset, variables, path) -> xr.Dataset:
     "Derive what can be, keep what was asked for. Raises `WeatherError` naming what is missing."
     ds = derive_variables(ds, CHANNELS if variables is None else variables)
     if variables is None: return ds
-    levels = lambda v: sorted((n for n in ds.data_vars if re.fullmatch(rf"{v}\d+(\.\d+)?", str(n))), key=lambda n: float(n[1:]))
+    levels = lambda v: sorted(
+        (n for n in ds.data_vars if re.fullmatch(rf"{v}\d+(\.\d+)?", str(n))),
+        key=lambda n: float(n[1:]),
+    )
     names = [n for v in variables for n in (levels(v) or [v] if v in COLUMNS else [v])]
     if missing := [n for n in names if n not in ds]:
         has = ", ".join(str(n) for n in ds.data_vars if n != "crs") or "nothing that was asked for"
@@ -296,48 +390,84 @@ def pick(ds: xr.Dataset, variables, path) -> xr.Dataset:
 def _inside(starts, span, source) -> np.ndarray:  # bool
     "Which runs begin within a time. Raises `WeatherError` naming what there is where none does."
     starts = np.asarray(starts, "M8[ns]")
-    inside = np.ones(len(starts), bool) if span is None else (starts >= span[0]) & (starts <= span[1])
+    inside = (
+        np.ones(len(starts), bool) if span is None else (starts >= span[0]) & (starts <= span[1])
+    )
     if inside.any() or not len(starts): return inside
     raise WeatherError(f"{source} has no run that begins between {_stamp(span[0])} and {_stamp(span[1])}; its {len(starts)} run(s) begin "
-                       f"{_stamp(starts.min())} … {_stamp(starts.max())}: choose a time that has some.")
+                       f"{_stamp(starts.min())} … {_stamp(starts.max())}: choose a time that has "
+                       f"some.")
 
 # %% ../../nbs/weather/04_forecasts.ipynb #2e560354
 def check_units(ds: xr.Dataset, source) -> None:  # a forecast
-    "Look at the last lead of the first run. Raises `WeatherError` where the middle of its values is not possible."
+    """Look at the last lead of the first run.
+
+    Raises `WeatherError` where the middle of its values is not possible."""
     for name in [n for n, da in ds.items() if "lead_time" in da.dims]:
-        with reading(source): values = ds[name].isel(init_time=slice(1), lead_time=slice(-1, None)).values
+        with reading(source):
+            values = ds[name].isel(init_time=slice(1), lead_time=slice(-1, None)).values
         values, row = values[np.isfinite(values)], variable(str(name))
         if not values.size or row.low <= np.median(values) <= row.high: continue
         unit = plausible_unit(str(name), float(values.min()), float(values.max()))
         advice = f"it looks like {unit}; correct" if unit else "correct"
-        raise WeatherError(f"{name} in {source} is about {np.median(values):.4g} {row.units}, which is not possible "
-                           f"({row.low:g} … {row.high:g}): {advice} the file's 'units' attribute.")
+        raise WeatherError(
+            f"{name} in {source} is about {np.median(values):.4g} {row.units}, which is not "
+            f"possible "
+            f"({row.low:g} … {row.high:g}): {advice} the file's 'units' attribute."
+        )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #610a7ab9
 def _one_field(ds, path) -> xr.Dataset:
-    "The last lead of the first run, cut out of the file before there are any chunks: a chunk would be read as a whole."
+    """The last lead of the first run, cut out of the file before there are any chunks: a chunk
+    would be read as a whole."""
     timed = name_times(ds, path)
-    dims = {new: old for name in timed.data_vars for old, new in zip(ds[name].dims, timed[name].dims)}
-    return ds.isel({dims[d]: part for d, part in (("init_time", slice(1)), ("lead_time", slice(-1, None))) if d in dims})
+    dims = {
+        new: old for name in timed.data_vars for old, new in zip(ds[name].dims, timed[name].dims)
+    }
+    return ds.isel(
+        {
+            dims[d]: part
+            for d, part in (("init_time", slice(1)), ("lead_time", slice(-1, None)))
+            if d in dims
+        }
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #c9e711a3
 def _fingerprint(path, ds) -> str:  # SHA-256
     if "content_sha256" in ds.attrs: return ds.attrs["content_sha256"]
     if not is_url(path) and Path(path).is_file(): return sha256(path)
     axes = content_sha256(ds.drop_vars(list(ds.data_vars)))
-    files = [] if is_url(path) else [f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(Path(path).rglob("*")) if p.is_file()]
-    return hashlib.sha256("\n".join([str(path), axes, *map(str, ds.data_vars), *files]).encode()).hexdigest()
+    files = (
+        []
+        if is_url(path)
+        else [
+            f"{p.relative_to(path)} {p.stat().st_size}"
+            for p in sorted(Path(path).rglob("*"))
+            if p.is_file()
+        ]
+    )
+    return hashlib.sha256(
+        "\n".join([str(path), axes, *map(str, ds.data_vars), *files]).encode()
+    ).hexdigest()
 
 def _name(paths) -> str:
     stems = [Path(str(p).rstrip("/")).stem for p in paths]
-    return (os.path.commonprefix(stems).rstrip("_-. 0123456789") if len(set(stems)) > 1 else stems[0]) or stems[0]
+    return (
+        os.path.commonprefix(stems).rstrip("_-. 0123456789") if len(set(stems)) > 1 else stems[0]
+    ) or stems[0]
 
 def _about(files) -> dict:
     "What the files say of themselves, as attributes of a forecast."
     said = lambda key: next((str(ds.attrs[key]) for _, ds in files if ds.attrs.get(key)), "")
-    return dict(path=str(files[0][0]), model=said("model"), boundary=said("boundary") or "none", title=said("title"),
-                attribution=said("attribution") or said("institution"), synthetic=max(int(ds.attrs.get("synthetic", 0)) for _, ds in files),
-                region=said("region"))
+    return dict(
+        path=str(files[0][0]),
+        model=said("model"),
+        boundary=said("boundary") or "none",
+        title=said("title"),
+        attribution=said("attribution") or said("institution"),
+        synthetic=max(int(ds.attrs.get("synthetic", 0)) for _, ds in files),
+        region=said("region"),
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #2af5ed2f
 def _lazy_parts(files, wanted, box) -> tuple:  # forecasts of the files with both axes, and the other files
@@ -359,13 +489,21 @@ def _loaded(group, start, asked, **cut) -> list:  # of one forecast, or of none
 # %% ../../nbs/weather/04_forecasts.ipynb #232ed47b
 def _parts(files, variables, box, span, source) -> list:  # of forecasts
     "Every file with both axes, and every run of the others, as a forecast of its own."
-    asked, cut = CHANNELS if variables is None else variables, dict(wanted=expand_request(variables), box=box)
+    asked = CHANNELS if variables is None else variables
+    cut = dict(wanted=expand_request(variables), box=box)
     parts, others = _lazy_parts(files, **cut)
     runs = by_start(others)
     inside = _inside([*(t for p in parts for t in p["init_time"].values), *runs], span, source)
     *whole, last = np.split(inside, np.cumsum([p.sizes["init_time"] for p in parts]).astype(int))
-    parts = [p.isel(init_time=as_slice(np.flatnonzero(use))) for p, use in zip(parts, whole) if use.any()]
-    return parts + [ds for (start, group), use in zip(runs.items(), last) if use for ds in _loaded(group, start, asked, **cut)]
+    parts = [
+        p.isel(init_time=as_slice(np.flatnonzero(use))) for p, use in zip(parts, whole) if use.any()
+    ]
+    return parts + [
+        ds
+        for (start, group), use in zip(runs.items(), last)
+        if use
+        for ds in _loaded(group, start, asked, **cut)
+    ]
 
 # %% ../../nbs/weather/04_forecasts.ipynb #b4163ce8
 def open_forecast(
@@ -392,12 +530,17 @@ def open_forecast(
     6
     """
     where, span, text = named_region(region), time_span(time), _text(source)
-    files = [(path, ds) for path in resolve_source(source) for ds in open_file(path, expand_request(variables))]
+    files = [
+        (path, ds)
+        for path in resolve_source(source)
+        for ds in open_file(path, expand_request(variables))
+    ]
     parts = _parts(files, variables, where.box if isinstance(where, Grid) else where, span, text)
     if not parts: raise WeatherError(_nothing(files, text))
     whole = _dressed(together([pick(_ahead(p), variables, p.attrs["path"]) for p in parts], model))
     hashes = {path: _fingerprint(path, ds) for path, ds in files}
-    name, facts = model or whole.attrs["model"] or _name(list(hashes)), dict(source=text, source_sha256=_joined([*hashes.values()]))
+    name = model or whole.attrs["model"] or _name(list(hashes))
+    facts = dict(source=text, source_sha256=_joined([*hashes.values()]))
     if where is not None: facts["region"] = getattr(where, "name", "")
     return whole.assign_attrs(model=name, title=whole.attrs["title"] or f"{name} forecast", **facts)
 
@@ -409,42 +552,73 @@ def _joined(hashes) -> str: return hashes[0] if len(hashes) == 1 else hashlib.sh
 def _nothing(files, source) -> str:
     "Why there is no forecast in these files."
     names = list(dict.fromkeys(str(n) for _, ds in files for n in ds.data_vars))
-    if not names: return f"{source} holds no field that is known and asked for: choose other variables or another file."
-    if all(layout(ds, path) == "still" for path, ds in files): return f"{source} holds no forecast: nothing in it changes with time."
-    if any(our_name(n) for n in names): return f"{source} holds none of the variables asked for, only {', '.join(names)}: choose others."
-    return f"{source} holds no variable that this package knows, only {', '.join(names)}: rename them."
+    if not names:
+        return f"{source} holds no field that is known and asked for: choose other variables or another file."
+    if all(layout(ds, path) == "still" for path, ds in files):
+        return f"{source} holds no forecast: nothing in it changes with time."
+    if any(our_name(n) for n in names):
+        return f"{source} holds none of the variables asked for, only {', '.join(names)}: choose others."
+    return (
+        f"{source} holds no variable that this package knows, only {', '.join(names)}: rename them."
+    )
 
 def _dressed(ds) -> xr.Dataset:
     "Variables in the table's order, with its attributes."
     names = in_order(n for n in ds.data_vars if n != "crs")
     ds = ds[[*names, *(["crs"] if "crs" in ds else [])]].drop_encoding()
     for name in names:
-        notes = {k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs}
+        notes = {
+            k: ds[name].attrs[k] for k in ("window_hours", "derived_from") if k in ds[name].attrs
+        }
         ds[name] = ds[name].drop_attrs(deep=False).assign_attrs(variable(name).attrs | notes)
-    return ds.drop_attrs(deep=False).assign_attrs({k: v for k, v in ds.attrs.items() if k != "path"})
+    return ds.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in ds.attrs.items() if k != "path"}
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #019e376d
 _wb2_names = {
-    "2t": "2m_temperature", "2d": "2m_dewpoint_temperature", "10u": "10m_u_component_of_wind", "10v": "10m_v_component_of_wind",
-    "msl": "mean_sea_level_pressure", "tp": "total_precipitation_{:g}hr", "ssrd": "mean_surface_downward_short_wave_radiation_flux",
-    "strd": "mean_surface_downward_long_wave_radiation_flux", "tcc": "total_cloud_cover", "sp": "surface_pressure",
-    "2q": "2m_specific_humidity", "2r": "2m_relative_humidity", "z_sfc": "geopotential_at_surface", "lsm": "land_sea_mask",
-    "slt": "soil_type", "z": "geopotential", "t": "temperature", "u": "u_component_of_wind", "v": "v_component_of_wind",
-    "q": "specific_humidity", "r": "relative_humidity", "w": "vertical_velocity",
+    "2t": "2m_temperature",
+    "2d": "2m_dewpoint_temperature",
+    "10u": "10m_u_component_of_wind",
+    "10v": "10m_v_component_of_wind",
+    "msl": "mean_sea_level_pressure",
+    "tp": "total_precipitation_{:g}hr",
+    "ssrd": "mean_surface_downward_short_wave_radiation_flux",
+    "strd": "mean_surface_downward_long_wave_radiation_flux",
+    "tcc": "total_cloud_cover",
+    "sp": "surface_pressure",
+    "2q": "2m_specific_humidity",
+    "2r": "2m_relative_humidity",
+    "z_sfc": "geopotential_at_surface",
+    "lsm": "land_sea_mask",
+    "slt": "soil_type",
+    "z": "geopotential",
+    "t": "temperature",
+    "u": "u_component_of_wind",
+    "v": "v_component_of_wind",
+    "q": "specific_humidity",
+    "r": "relative_humidity",
+    "w": "vertical_velocity",
 }
 
 # %% ../../nbs/weather/04_forecasts.ipynb #5628533f
 def _wb2_field(name, da, hours) -> tuple:  # WeatherBench 2's name, and the field in its units
     base, level = (name, "") if name in VARIABLES else (name[0], f"_{name[1:]}")
-    if name == "tp": return _wb2_names["tp"].format(hours), (da * (hours / 1000)).astype("float32").assign_attrs(units="m")
+    if name == "tp":
+        return _wb2_names["tp"].format(hours), (da * (hours / 1000)).astype("float32").assign_attrs(
+            units="m"
+        )
     return _wb2_names[base] + level, da.assign_attrs(units=variable(name).units)
 
 def _rain_hours(ds) -> float:
     "Over how many hours precipitation is the mean. Raises `WeatherError` where that is not known."
     hours = ds["tp"].attrs.get("window_hours") or _spacing(ds)
     if hours and hours == int(hours): return hours
-    raise WeatherError("The leads are not evenly spaced by whole hours, so tp cannot be written as a sum over hours: leave it out, or say "
-                       "in ds['tp'].attrs['window_hours'] over how many hours it is the mean.")
+    raise WeatherError(
+        "The leads are not evenly spaced by whole hours, so tp cannot be written as a sum over "
+        "hours: leave it out, or say "
+        "in ds['tp'].attrs['window_hours'] over how many hours it is the mean."
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #09ff6fa7
 def to_wb2(
@@ -452,23 +626,37 @@ def to_wb2(
 ) -> xr.Dataset:  # time, perhaps number, prediction_timedelta, perhaps level, latitude, longitude; as lazy as it was
     "A forecast in WeatherBench 2's layout. Raises `WeatherError` for what that layout cannot hold."
     if missing := [d for d in ("init_time", "lead_time", "latitude", "longitude") if d not in ds.dims]:
-        raise WeatherError(f"WeatherBench 2's layout needs {', '.join(missing)} as dimensions, and the forecast has only "
-                           f"{', '.join(map(str, ds.dims))}: interpolate a projected grid first.")
+        raise WeatherError(
+            f"WeatherBench 2's layout needs {', '.join(missing)} as dimensions, and the forecast "
+            f"has only "
+            f"{', '.join(map(str, ds.dims))}: interpolate a projected grid first."
+        )
     hours, attrs = _rain_hours(ds) if "tp" in ds else None, ds.attrs
     fields = stack_levels(ds.drop_attrs(), keep=()).drop_vars("crs", errors="ignore")
-    out = xr.Dataset(dict(_wb2_field(str(name), da, hours) for name, da in fields.items()), attrs=attrs)
+    out = xr.Dataset(
+        dict(_wb2_field(str(name), da, hours) for name, da in fields.items()), attrs=attrs
+    )
     order = ("time", "number", "prediction_timedelta", "level", "latitude", "longitude")
-    return out.rename(init_time="time", lead_time="prediction_timedelta").transpose(*order, missing_dims="ignore").drop_encoding()
+    return (
+        out.rename(init_time="time", lead_time="prediction_timedelta")
+        .transpose(*order, missing_dims="ignore")
+        .drop_encoding()
+    )
 
 # %% ../../nbs/weather/04_forecasts.ipynb #78a70200
 @contextlib.contextmanager
 def atomic_store(path: str | Path):  # the Zarr store to make or replace
-    "Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure it goes, and the old store stays."
+    """Yields a temporary folder beside `path`; on success it takes the place of `path`, on failure
+    it goes, and the old store stays."""
     path = Path(path)
     check_folder(path.parent)
     if path.exists() and not any((path / mark).exists() for mark in (".zgroup", "zarr.json")):
-        raise WeatherError(f"{path} exists and is no Zarr store: choose another name, nothing was written.")
-    part, old = (path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("part", "old"))
+        raise WeatherError(
+            f"{path} exists and is no Zarr store: choose another name, nothing was written."
+        )
+    part, old = (
+        path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("part", "old")
+    )
     try:
         yield part
         if path.exists(): path.rename(old)
@@ -484,11 +672,17 @@ def write_wb2(
     ds: xr.Dataset,  # init_time, lead_time, perhaps number, latitude, longitude
     path: str | Path,  # ending in .zarr or .nc
 ) -> Path:  # the store or file
-    "Write a forecast in WeatherBench 2's layout, atomically, chunk by chunk where it is lazy. Raises `WeatherError` where it cannot be."
+    """Write a forecast in WeatherBench 2's layout, atomically, chunk by chunk where it is lazy.
+
+    Raises `WeatherError` where it cannot be."""
     path, out = project_path(path), to_wb2(ds)
-    facts = provenance(**{k: ds.attrs[k] for k in ("model", "source", "source_sha256") if k in ds.attrs})
+    facts = provenance(
+        **{k: ds.attrs[k] for k in ("model", "source", "source_sha256") if k in ds.attrs}
+    )
     out = out.assign_attrs(provenance=json.dumps(facts, default=str, sort_keys=True))
-    sizes = lambda da: chunks_for(da.rename(time="init_time", prediction_timedelta="lead_time"), block=2**20)
+    sizes = lambda da: chunks_for(
+        da.rename(time="init_time", prediction_timedelta="lead_time"), block=2**20
+    )
     chunks = {n: [*sizes(da).values()] for n, da in out.items() if "time" in da.dims}
     if path.suffix == ".zarr": _write_zarr(out, chunks, path)
     elif path.suffix == ".nc": _write_netcdf(out, chunks, path)
@@ -496,9 +690,15 @@ def write_wb2(
     return path
 
 def _write_zarr(out, chunks, path):
-    out = out.assign({n: out[n].chunk(dict(zip(out[n].dims, sizes))) for n, sizes in chunks.items()})
-    with atomic_store(path) as part: out.to_zarr(part, zarr_format=2, consolidated=True)  # version 2, which older tools read too
+    out = out.assign(
+        {n: out[n].chunk(dict(zip(out[n].dims, sizes))) for n, sizes in chunks.items()}
+    )
+    # version 2, which older tools read too
+    with atomic_store(path) as part: out.to_zarr(part, zarr_format=2, consolidated=True)
 
 def _write_netcdf(out, chunks, path):
-    pack = {n: dict(zlib=True, complevel=1, shuffle=True, chunksizes=sizes) for n, sizes in chunks.items()}
+    pack = {
+        n: dict(zlib=True, complevel=1, shuffle=True, chunksizes=sizes)
+        for n, sizes in chunks.items()
+    }
     with atomic(path) as part: out.to_netcdf(part, engine="netcdf4", encoding=pack)
