@@ -39,13 +39,19 @@ def finish(process, limit=300):
     errors = process.communicate(timeout=limit)[1].decode()
     assert process.returncode == 0, errors
 
+STOPPED = "KeyboardInterrupt: Stopped; the same command resumes from the last checkpoint."
+
 def kill_when(folder, ready, how=signal.SIGKILL, limit=120):
-    "Start the training, kill it as soon as `ready()`; True if it was killed while it ran."
+    """Start the training, kill it as soon as `ready()`; True if it was killed while it ran.
+
+    After Ctrl-C the last line tells: the exit status is Python's -2, or 1 where code that runs at exit
+    makes Python forget why it ends."""
     process, end = start(folder), time.monotonic() + limit
     try:
         while not ready() and process.poll() is None and time.monotonic() < end: time.sleep(0.005)
     finally: process.send_signal(how)
-    process.communicate(timeout=limit)
+    errors = process.communicate(timeout=limit)[1].decode()
+    if how == signal.SIGINT: return process.returncode != 0 and errors.rstrip().endswith(STOPPED)
     return process.returncode == -how
 
 def log(folder): return pd.read_csv(folder / "metrics.csv").drop(columns=["seconds", "cpu_seconds"])
