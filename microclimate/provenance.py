@@ -186,7 +186,20 @@ def _unreadable(path, error) -> WeatherError:
 
 # %% ../nbs/03_provenance.ipynb #5b5c65f2
 def verify(path: str | Path) -> dict:  # the file's provenance
-    "Check provenance and checksum of a file. Raises `WeatherError` where its numbers have changed."
+    """Check that a file of this package says where it comes from, and was not changed since.
+
+    Returns its provenance: model, weights, source, seed, versions and git commit.
+
+    Raises `WeatherError` for a file that cannot be read, has no or incomplete provenance, or whose
+    numbers do not match its checksum.
+
+    >>> import microclimate as mc
+    >>> from microclimate.models.rollout import forecast_to_file
+    >>> weather = mc.open_weather("nature")
+    >>> made = forecast_to_file(mc.load_model("sfno-tiny"), weather, "2024-06-07", 3, "forecast.nc")
+    >>> mc.verify("forecast.nc")["source"]
+    'nature'
+    """
     try: ds = xr.load_dataset(path, engine="netcdf4", decode_timedelta=True)
     except (OSError, ValueError, RuntimeError) as error: raise _unreadable(path, error) from error
     if "provenance" not in ds.attrs:

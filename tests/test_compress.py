@@ -74,7 +74,7 @@ def test_a_file_of_another_model_is_refused(small, tmp_path):
     other = build_model("edge-dense", data.normalizer, data.grid, aux=("solar",), dims=(16, 24, 32)).eval()
     to_int8 = (lambda model, path, out: quantise(model, path, out, data, 4), quantise_weights)
     for make in to_int8:
-        with pytest.raises(WeatherError, match="another model than the edge-dense given, or of other weights"):
+        with pytest.raises(WeatherError, match="another model than the edge-dense given, or to other weights"):
             make(other, path, tmp_path / "out.onnx")
         make(model, path, tmp_path / "eight.onnx")
         with pytest.raises(WeatherError, match="eight bits already"):

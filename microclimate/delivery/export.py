@@ -132,8 +132,8 @@ def _check_plain(model):
         raise WeatherError(f"{model.name} runs in an engine or in bfloat16: export the model it "
                            "was made from.")
     if any(map(is_parametrized, model.net.modules())):
-        raise WeatherError(f"{model.name} rounds to eight bits: take its weights with unrounded, "
-                           "then export.")
+        raise WeatherError(f"{model.name} computes with rounding to eight bits: take its weights "
+                           "by without_rounding, then export.")
     if hasattr(model, "lora"):
         raise WeatherError(f"{model.name} has an adapter: merge it with merge_lora, then export.")
 

@@ -42,11 +42,17 @@ def weather_map(
     places: Sequence[str] | Mapping = (),  # names from CITIES, or name -> (lat, lon)
     beside: xr.Dataset | None = None,  # shown beside it: its state at that time shares the scale
 ) -> Figure:
-    """One field on one map. Temperature is in °C, pressure in hPa, precipitation in mm/h.
+    """Draw one field on one map.
 
-    `weather_map(ahead, "2t", lead_hours=24, isobars=True, places=["Oslo"])` draws the temperature
-    of a forecast a day ahead. Raises `WeatherError` for a variable, time or place that is not
-    there.
+    Takes what `open_weather`, `forecast` or `open_forecast` return. Colours and units are the same
+    for every region and season: °C, hPa, mm per hour, m/s.
+
+    Raises `WeatherError` for a variable, time or place that is not there.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature", ["2t"], time=("2024-06-01", "2024-06-02"))
+    >>> figure = mc.plot.weather_map(weather, "2t", time="2024-06-02T12")
+    >>> figure.savefig("temperature.png")
     """
     grid, now = Grid.from_dataset(ds), select_state(ds, time, lead_hours, init)
     fields = [select_field(now, name)]
