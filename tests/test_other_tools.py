@@ -20,7 +20,7 @@ from microclimate.models.members import ensemble
 from microclimate.models.registry import build_model
 from microclimate.models.rollout import forecast, forecast_to_file
 from microclimate.provenance import open_saved, provenance, save_dataset, verify
-from microclimate.scores.stations import at_stations, observations_from, score_stations, stations, write_verif
+from microclimate.scores.stations import at_stations, observations_from, read_stations, score_stations, write_verif
 from microclimate.variables import CHANNELS, disk_name, variable
 from microclimate.weather.forecasts import open_forecast
 from microclimate.weather.open import open_weather
@@ -254,7 +254,7 @@ def test_iris_reads_it(name, files):
 
 @pytest.fixture(scope="module")
 def places():
-    return stations(pd.DataFrame(dict(id=[1, 2, 3], lat=[60.4, 61.1, 61.9], lon=[4.6, 5.3, 6.9], altitude=[10.0, 400, 5])))
+    return read_stations(pd.DataFrame(dict(id=[1, 2, 3], lat=[60.4, 61.1, 61.9], lon=[4.6, 5.3, 6.9], altitude=[10.0, 400, 5])))
 
 
 @pytest.mark.parametrize("members", [0, 3])
