@@ -11,7 +11,7 @@ MODULES = sorted(
     if not path.stem.startswith("_") and "assets" not in path.parts
 )
 WIDTH = 100
-MOST_WIDE_LINES = 960  # lower it with each module that is rewritten; it never rises
+MOST_WIDE_LINES = 555  # lower it with each module that is rewritten; it never rises
 
 
 def test_lines_over_the_width_only_get_fewer():
@@ -38,3 +38,19 @@ def test_no_name_is_exported_twice():
             homes[name].append(path.stem)
     twice = {name: where for name, where in homes.items() if len(where) > 1}
     assert not twice, f"exported by two modules: {twice}"
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+MOST_NESTED = 9  # in networks, models and benchmarks, which were wrapped and not rewritten; it never rises
+
+
+def test_nested_comprehensions_over_a_line_only_get_fewer():
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, COMPREHENSIONS) or node.lineno == node.end_lineno:
+                continue
+            inner = [part for part in ast.walk(node) if isinstance(part, COMPREHENSIONS)]
+            if len(inner) > 1:
+                found.append(f"{path.stem}:{node.lineno}")
+    assert len(found) <= MOST_NESTED, f"nested comprehensions over more than one line: {found}"
