@@ -23,11 +23,11 @@ from scipy.spatial import cKDTree
 from ..errors import WeatherError
 from ..files import atomic
 from ..grid import GRAVITY, RADIUS, Grid
-from ..provenance import TEXT, provenance
+from ..provenance import CHARACTERS, provenance
 from .verification import check_axis, valid_index
 from ..variables import SURFACE, VARIABLES, variable
 from ..weather.read import reading
-from ..weather.standardise import conversion, our_name
+from ..weather.identify import conversion, our_name
 
 # %% ../../nbs/scores/05_stations.ipynb #0c6ec4ec
 STATION_COLUMNS = {  # ours -> what a table may call it, the first being ours in messages
@@ -624,7 +624,7 @@ def write_verif(
     if "number" in members.dims: fields["ensemble"] = members.transpose(*dims, "number")
     ds = _verif_dataset(fields, forecast).assign_attrs(units=units, **_verif_attrs(name, forecast))
     options = dict(engine="netcdf4", unlimited_dims=["time"])
-    encoding = {n: dict(zlib=True, complevel=1) for n in fields} | dict(station_name=TEXT)
+    encoding = {n: dict(zlib=True, complevel=1) for n in fields} | dict(station_name=CHARACTERS)
     with atomic(path) as part: ds.to_netcdf(part, encoding=encoding, **options)
     return Path(path)
 

@@ -23,7 +23,7 @@ from .train import fit
 def validation_rule(
     time: np.ndarray,  # (t,) datetime64, in order
 ) -> int | str | None:  # for `loader.split_times`
-    "What to hold back for choosing the best epoch: every fifth week, the last fifth of the days, or nothing."
+    "What chooses the best epoch: every fifth week, the last fifth of the days, or nothing."
     days = np.unique(time.astype("M8[D]"))
     if days[-1] - days[0] >= np.timedelta64(70, "D"): return 5
     if len(days) < 2: return None
@@ -81,7 +81,8 @@ def fit_model(
     """
     if out_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            return fit_model(model, weather, folder, history, aux, holdout, batch_size, seed, device, progress, **recipe)
+            settings = (folder, history, aux, holdout, batch_size, seed, device, progress)
+            return fit_model(model, weather, *settings, **recipe)
     shape = dict(history=history) if isinstance(model, str) else _shape_of(model)
     steps = int(np.max(recipe.get("rollout", 1)))
     validate = validation_rule(series(weather)["time"].values)
