@@ -24,7 +24,7 @@ from ..grid import NORWAY, Grid, region as named_region, regular_grid
 from ..provenance import content_sha256
 from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, variable
 from .grib import read_grib
-from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading
+from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, our_name, plausible_unit
 from .place import rotate_winds
@@ -388,9 +388,9 @@ def resolve_source(
         return [item for part in source for item in resolve_source(part)]
     text = str(source)
     if is_url(text): return [text]
-    if any(mark in text for mark in "*?["): return _match_pattern(text)
     for path in (Path(text).expanduser(), project_path(text)):
         if path.exists(): return [path]
+    if any(mark in text for mark in "*?["): return _match_pattern(text)
     if isinstance(source, Path) or "/" in text or Path(text).suffix:
         raise WeatherError(f"There is no file {text}: check the path.")
     raise WeatherError(f"Unknown source '{text}': use nature, era5, "
@@ -412,12 +412,22 @@ def open_file(
     "Open one file, store or Dataset. Raises `WeatherError` for a GRIB file with `lazy`."
     if isinstance(source, xr.Dataset): return [chunk_dataset(source) if lazy else source.compute()]
     kind = file_kind(source)
+    if kind == "packed": return _open_packed(source, wanted, lazy)
     if kind == "grib":
         if not lazy: return read_grib(source, wanted)
         raise WeatherError(f"{source} is GRIB, which is read as a whole: "
                            "open it without lazy, or make it NetCDF.")
     ds = read_netcdf(source) if kind == "netcdf" else read_zarr(source)
     return [chunk_dataset(ds) if lazy else ds]
+
+def _open_packed(path, wanted, lazy) -> list:
+    "Every file in an archive; messages name the archive and the file in it."
+    found = []
+    for name, part in unpack(path).items():
+        try: found += open_file(part, wanted, lazy)
+        except WeatherError as error:
+            raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
+    return found
 
 # %% ../../nbs/weather/08_open.ipynb #51b16162
 def source_name(
