@@ -8,7 +8,6 @@ import pytest
 import xarray as xr
 
 from microclimate.errors import WeatherError
-from microclimate.weather.forecasts import open_forecast
 from microclimate.weather.open import open_weather
 
 AXES = dict(latitude=[61.0, 60.5, 60.0], longitude=[9.0, 9.5, 10.0, 10.5])
