@@ -8,6 +8,10 @@ import pytest
 import xarray as xr
 
 from microclimate.errors import WeatherError
+from microclimate.grid import spells
+from microclimate.models.registry import model_folder, read_config
+from microclimate.runs.training import trained_on
+from microclimate.training.loader import split_times
 from microclimate.weather.open import open_weather
 
 AXES = dict(latitude=[61.0, 60.5, 60.0], longitude=[9.0, 9.5, 10.0, 10.5])
@@ -65,3 +69,24 @@ def test_a_name_with_brackets_is_a_name_where_it_exists(tmp_path):
     write(tmp_path / "era5 [1].nc", ds)
     assert open_weather(tmp_path / "era5 [1].nc").sizes["time"] == 2
     assert open_weather(str(tmp_path / "era5 [[]1].nc")).sizes["time"] == 2
+
+
+# --- what is held out ---------------------------------------------------------------------------
+
+def test_held_out_weeks_stay_where_they_are_when_data_grow():
+    time = np.arange("2018-10-01", "2019-01-01", dtype="M8[h]").astype("M8[ns]")
+    whole = split_times(time, 4, 5)
+    for part in (time >= np.datetime64("2018-10-08"), time < np.datetime64("2018-12-03"), time.astype(int) % 7 == 0):
+        split = split_times(time[part], 4, 5)
+        for name, mask in whole.items(): np.testing.assert_array_equal(split[name], mask[part])
+
+
+def test_the_shipped_model_is_split_as_it_was_trained():
+    "It was trained when weeks were counted from the first time of the data, and says which starts were held out."
+    known = trained_on("sfno-tiny")
+    starts = read_config(model_folder("sfno-tiny"))["provenance"]["config"]["test_starts"]
+    times = spells(known["start"], known["end"], known["spell_hours"], known["spell_every"])
+    test = split_times(times, known["holdout"], known["validate"])["test"]
+    assert known["holdout"] == "4 from first" and len(starts) == 24
+    assert np.isin(np.array(starts, "M8[ns]"), times[test]).all()
+    assert not np.isin(np.array(starts, "M8[ns]"), times[split_times(times, 4, 5)["test"]]).all()
