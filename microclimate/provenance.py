@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 # %% ../nbs/03_provenance.ipynb #da07b709
-from .errors import WeatherError
+from .errors import WeatherError, without_secrets
 from .files import atomic, project_root
 from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
                                     disk_name, from_disk_name, in_order, variable,
@@ -49,7 +49,7 @@ def provenance(
         "python": sys.version.split()[0],
         "libraries": {name: _version(name) for name in _libraries},
     }
-    return code | dict.fromkeys(_facts) | facts
+    return without_secrets(code | dict.fromkeys(_facts) | facts)
 
 # %% ../nbs/03_provenance.ipynb #9e9faa5e
 def with_cf(
