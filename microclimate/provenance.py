@@ -156,9 +156,9 @@ def content_sha256(ds: xr.Dataset) -> str:  # 64 hex digits
 
 def _rows_of(da, numbers=2**22):
     "Values of what may lie on disk, a few rows at a time; texts whole, for their common width."
-    if da.ndim == 0 or da.dtype.kind in "OUS": yield da.values; return
+    if da.ndim == 0 or da.dtype.kind in "OUS": return [da.values]
     rows = max(1, numbers // max(1, da[:1].size))
-    for first in range(0, len(da), rows): yield da[first : first + rows].values
+    return (da[first : first + rows].values for first in range(0, len(da), rows))
 
 def _as_bytes(values) -> bytes:
     kind = values.dtype.kind
