@@ -22,9 +22,9 @@ from ..errors import WeatherError, without_secrets
 from ..files import from_environment, project_path, sha256
 from ..grid import NORWAY, Grid, region as named_region, regular_grid
 from ..provenance import content_sha256
-from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, other_component, variable
 from .grib import read_grib
-from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading
+from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, our_name, plausible_unit
 from .place import rotate_winds
@@ -145,16 +145,11 @@ def expand_request(
     if variables is None: return None
     for name in variables: variable(name)
     names = set(variables)
-    wanted = names | {_other_component(name) for name in names}
+    wanted = names | {other_component(name) or name for name in names}  # to rotate winds
     for name in names:
         for ingredients, _ in derivations(name): wanted.update(ingredients)
     columns = wanted & set(COLUMNS)
     return wanted | {f"{name}{level}" for name in columns for level in range(1, 1101)}
-
-def _other_component(name: str) -> str:
-    "`10v` for `10u`, `u850` for `v850`: rotating a wind takes both. Other names as they are."
-    if name not in ("10u", "10v") and name[0] not in "uv": return name
-    return name.translate(str.maketrans("uv", "vu"))
 
 # %% ../../nbs/weather/08_open.ipynb #4530eac7
 def time_span(
@@ -388,9 +383,9 @@ def resolve_source(
         return [item for part in source for item in resolve_source(part)]
     text = from_environment(str(source))
     if is_url(text): return [text]
-    if any(mark in text for mark in "*?["): return _match_pattern(text)
     for path in (Path(text).expanduser(), project_path(text)):
         if path.exists(): return [path]
+    if any(mark in text for mark in "*?["): return _match_pattern(text)
     if isinstance(source, Path) or "/" in text or Path(text).suffix:
         raise WeatherError(f"There is no file {text}: check the path.")
     raise WeatherError(f"Unknown source '{text}': use nature, era5, "
@@ -412,12 +407,22 @@ def open_file(
     "Open one file, store or Dataset. Raises `WeatherError` for a GRIB file with `lazy`."
     if isinstance(source, xr.Dataset): return [chunk_dataset(source) if lazy else source.compute()]
     kind = file_kind(source)
+    if kind == "packed": return _open_packed(source, wanted, lazy)
     if kind == "grib":
         if not lazy: return read_grib(source, wanted)
         raise WeatherError(f"{source} is GRIB, which is read as a whole: "
                            "open it without lazy, or make it NetCDF.")
     ds = read_netcdf(source) if kind == "netcdf" else read_zarr(source)
     return [chunk_dataset(ds) if lazy else ds]
+
+def _open_packed(path, wanted, lazy) -> list:
+    "Every file in an archive; messages name the archive and the file in it."
+    found = []
+    for name, part in unpack(path).items():
+        try: found += open_file(part, wanted, lazy)
+        except WeatherError as error:
+            raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
+    return found
 
 # %% ../../nbs/weather/08_open.ipynb #51b16162
 def source_name(
