@@ -4,6 +4,8 @@ import hashlib
 import json
 import stat
 
+import netCDF4
+import numpy as np
 import pytest
 
 import xarray as xr
