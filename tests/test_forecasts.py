@@ -151,7 +151,7 @@ def test_refused(tmp_path, runs):
     wb2().to_netcdf(tmp_path / "a.nc", engine="netcdf4")
     (tmp_path / "short.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:3000])
     for source, words in {"realm.nc": "dimension realm of 2", "twice.nc": "2020-01-01 00:00 UTC is in .*twice.nc and .*twice.nc",
-                          "short.nc": "corrupt or truncated", "missing.nc": "There is no file"}.items():
+                          "short.nc": "was cut short", "missing.nc": "There is no file"}.items():
         with pytest.raises(WeatherError, match=words): open_forecast(tmp_path / source)
     with pytest.raises(WeatherError, match="different models, 'a' and 'b'"):
         for name in "ab": wb2().assign_attrs(model=name).to_netcdf(tmp_path / f"m{name}.nc", engine="netcdf4")

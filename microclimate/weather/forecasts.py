@@ -17,7 +17,7 @@ import pandas as pd
 import xarray as xr
 
 # %% ../../nbs/weather/10_forecasts.ipynb #e1611b2c
-from ..errors import WeatherError
+from ..errors import WeatherError, without_secrets
 from ..variables import CHANNELS, COLUMNS, VARIABLES, in_order, variable
 from ..files import as_slice, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, provenance
@@ -447,11 +447,11 @@ def _fingerprint(path, ds) -> str:  # SHA-256
         ]
     )
     return hashlib.sha256(
-        "\n".join([str(path), axes, *map(str, ds.data_vars), *files]).encode()
+        "\n".join([without_secrets(str(path)), axes, *map(str, ds.data_vars), *files]).encode()
     ).hexdigest()
 
 def _name(paths) -> str:
-    stems = [Path(str(p).rstrip("/")).stem for p in paths]
+    stems = [Path(without_secrets(str(p)).rstrip("/")).stem for p in paths]
     return (
         os.path.commonprefix(stems).rstrip("_-. 0123456789") if len(set(stems)) > 1 else stems[0]
     ) or stems[0]
@@ -460,7 +460,7 @@ def _about(files) -> dict:
     "What the files say of themselves, as attributes of a forecast."
     said = lambda key: next((str(ds.attrs[key]) for _, ds in files if ds.attrs.get(key)), "")
     return dict(
-        path=str(files[0][0]),
+        path=without_secrets(str(files[0][0])),
         model=said("model"),
         boundary=said("boundary") or "none",
         title=said("title"),

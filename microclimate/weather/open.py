@@ -18,13 +18,13 @@ import pandas as pd
 import xarray as xr
 
 # %% ../../nbs/weather/08_open.ipynb #1a061fde
-from ..errors import WeatherError
-from ..files import project_path, sha256
+from ..errors import WeatherError, without_secrets
+from ..files import from_environment, project_path, sha256
 from ..grid import NORWAY, Grid, region as named_region, regular_grid
 from ..provenance import content_sha256
-from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, other_component, variable
 from .grib import read_grib
-from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading
+from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, our_name, plausible_unit
 from .place import rotate_winds
@@ -145,16 +145,11 @@ def expand_request(
     if variables is None: return None
     for name in variables: variable(name)
     names = set(variables)
-    wanted = names | {_other_component(name) for name in names}
+    wanted = names | {other_component(name) or name for name in names}  # to rotate winds
     for name in names:
         for ingredients, _ in derivations(name): wanted.update(ingredients)
     columns = wanted & set(COLUMNS)
     return wanted | {f"{name}{level}" for name in columns for level in range(1, 1101)}
-
-def _other_component(name: str) -> str:
-    "`10v` for `10u`, `u850` for `v850`: rotating a wind takes both. Other names as they are."
-    if name not in ("10u", "10v") and name[0] not in "uv": return name
-    return name.translate(str.maketrans("uv", "vu"))
 
 # %% ../../nbs/weather/08_open.ipynb #4530eac7
 def time_span(
@@ -386,11 +381,11 @@ def resolve_source(
     if isinstance(source, xr.Dataset): return [source]
     if isinstance(source, (list, tuple)):
         return [item for part in source for item in resolve_source(part)]
-    text = str(source)
+    text = from_environment(str(source))
     if is_url(text): return [text]
-    if any(mark in text for mark in "*?["): return _match_pattern(text)
     for path in (Path(text).expanduser(), project_path(text)):
         if path.exists(): return [path]
+    if any(mark in text for mark in "*?["): return _match_pattern(text)
     if isinstance(source, Path) or "/" in text or Path(text).suffix:
         raise WeatherError(f"There is no file {text}: check the path.")
     raise WeatherError(f"Unknown source '{text}': use nature, era5, "
@@ -412,6 +407,7 @@ def open_file(
     "Open one file, store or Dataset. Raises `WeatherError` for a GRIB file with `lazy`."
     if isinstance(source, xr.Dataset): return [chunk_dataset(source) if lazy else source.compute()]
     kind = file_kind(source)
+    if kind == "packed": return _open_packed(source, wanted, lazy)
     if kind == "grib":
         if not lazy: return read_grib(source, wanted)
         raise WeatherError(f"{source} is GRIB, which is read as a whole: "
@@ -419,14 +415,24 @@ def open_file(
     ds = read_netcdf(source) if kind == "netcdf" else read_zarr(source)
     return [chunk_dataset(ds) if lazy else ds]
 
+def _open_packed(path, wanted, lazy) -> list:
+    "Every file in an archive; messages name the archive and the file in it."
+    found = []
+    for name, part in unpack(path).items():
+        try: found += open_file(part, wanted, lazy)
+        except WeatherError as error:
+            raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
+    return found
+
 # %% ../../nbs/weather/08_open.ipynb #51b16162
 def source_name(
     source,  # as in `open_weather`
 ) -> str:
-    "What messages and attributes call a source."
+    "What messages and attributes call a source: an address without password and signature."
     if isinstance(source, (list, tuple)): return ", ".join(map(source_name, source))
-    if not isinstance(source, xr.Dataset): return str(source)
-    return str(source.attrs.get("source") or source.encoding.get("source") or "the Dataset")
+    if not isinstance(source, xr.Dataset): return without_secrets(from_environment(str(source)))
+    said = source.attrs.get("source") or source.encoding.get("source") or "the Dataset"
+    return without_secrets(str(said))
 
 # %% ../../nbs/weather/08_open.ipynb #f8456db1
 def _open_files(source, wanted, box, span, lazy) -> list:  # standard pieces
@@ -486,7 +492,7 @@ def _item_sha256(item) -> str:
     "Hash of a file, of all files of a store, or of the axes of a Dataset or of a distant store."
     if isinstance(item, xr.Dataset): return _axes_sha256(item, source_name(item))
     if is_url(item):
-        with reading(item), read_zarr(item) as ds: return _axes_sha256(ds, item)
+        with reading(item), read_zarr(item) as ds: return _axes_sha256(ds, source_name(item))
     if item.is_file(): return sha256(item)
     paths = [path for path in sorted(item.rglob("*")) if path.is_file()]
     lines = [f"{path.relative_to(item).as_posix()} {sha256(path)}\n" for path in paths]
@@ -550,7 +556,7 @@ def _open_era5(source, variables, box, time, cache) -> list:  # standard pieces
     for name, field in ds.items():
         ours = our_name(str(name))
         field.attrs.setdefault("units", _ERA5_UNITS.get(ours, variable(ours).units))
-    return standardise(ds.assign_attrs(title="ERA5"), store.url, expand_request(variables))
+    return standardise(ds.assign_attrs(title="ERA5"), store.name, expand_request(variables))
 
 def _store_times(facts, time) -> np.ndarray:  # (t,) datetime64[ns]
     "The store's times within a request. Raises `WeatherError` where it has none."
@@ -649,7 +655,7 @@ def open_weather(
                            "lazy is for the path, glob or URL of NetCDF or Zarr files.")
     if kind == "nature":
         return _finish(_open_nature(source, variables, region, time, seed), name, strict, warn)
-    if kind == "era5": pieces = _open_era5(name, variables, box or NORWAY.box, time, cache)
+    if kind == "era5": pieces = _open_era5(str(source), variables, box or NORWAY.box, time, cache)
     else: pieces = _open_files(source, wanted, box, span, lazy)
     runs = [(start, rotate_winds(to_rates(ds, start))) for start, ds in join_runs(pieces)]
     ds = select_variables(select_times(stack_runs(runs), time, name), variables, name)
