@@ -19,6 +19,7 @@ import xarray as xr
 from ..errors import WeatherError
 from ..files import as_slice
 from ..grid import Grid
+from ..variables import is_wind_component, other_component, variable
 from .identify import axis_name, rename_axes
 
 # %% ../../nbs/weather/02_place.ipynb #8c9c7fd9
@@ -196,16 +197,20 @@ def rotate_winds(
 ) -> xr.Dataset:
     "Rotate winds from the grid's axes to east and north. Raises `WeatherError` for one component."
     relative = [name for name, da in ds.data_vars.items() if da.attrs.get("grid_relative")]
-    eastward = [n for n in relative if n == "10u" or n[0] == "u"]
-    eastward += [n.replace("v", "u") for n in relative if n == "10v" or n[0] == "v"]
-    if not eastward or "y" not in ds.dims: return ds
+    components = [name for name in relative if is_wind_component(name)]
+    if not components or "y" not in ds.dims: return ds
     angle = row_angle(ds["latitude"].values, ds["longitude"].values)
-    for u in dict.fromkeys(eastward):
-        v = u.replace("u", "v")
-        if not {u, v} <= set(ds.data_vars):
-            raise WeatherError(f"{ds.attrs.get('path')} has only one of {u} and {v}, "
-                               "along the grid's axes: rotating them needs both.")
+    for u, v in dict.fromkeys(_wind_pair(name, ds) for name in components):
         x, y = ds[u].data, ds[v].data
         ds[u] = ds[u].copy(data=x * np.cos(angle) - y * np.sin(angle))
         ds[v] = ds[v].copy(data=x * np.sin(angle) + y * np.cos(angle))
     return ds
+
+def _wind_pair(name, ds) -> tuple:  # eastward, northward
+    "Both components of a wind. Raises `WeatherError` where one is not there."
+    other = other_component(name)
+    if other not in ds.data_vars:
+        raise WeatherError(f"{ds.attrs.get('path')} has {name} along the grid's axes, without "
+                           f"{other or 'its other component'}: turning a wind needs both.")
+    is_east = variable(name).standard_name == "eastward_wind"
+    return (name, other) if is_east else (other, name)
