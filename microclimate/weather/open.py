@@ -98,11 +98,11 @@ def _join_field(name, pieces) -> xr.DataArray:
     pieces = [piece for piece in pieces if "time" in piece[name].dims] or pieces[:1]
     fields = [piece[name] for piece in pieces]
     if "time" not in fields[0].dims: return fields[0]
-    if len(fields) == 1: return _sort_times(fields[0])
     time = np.concatenate([field["time"].values for field in fields])
-    joined = xr.concat(fields, "time", join="override", combine_attrs="override")
     values, first, count = np.unique(time, return_index=True, return_counts=True)
     for twice in values[count > 1]: _check_seam(name, pieces, twice)
+    if len(fields) == 1: return _sort_times(fields[0])
+    joined = xr.concat(fields, "time", join="override", combine_attrs="override")
     return _sort_times(joined if len(first) == len(time) else joined.isel(time=first))
 def _sort_times(data):  # sorting copies, and breaks chunks, even where there is nothing to sort
     "The same data with ascending times."
