@@ -25,7 +25,7 @@ from ..files import atomic
 from ..grid import GRAVITY, RADIUS, Grid
 from ..provenance import CHARACTERS, provenance
 from .verification import check_axis, valid_index
-from ..variables import SURFACE, VARIABLES, variable
+from ..variables import by_standard_name, variable
 from ..weather.read import reading
 from ..weather.identify import conversion, our_name
 
@@ -142,8 +142,9 @@ def _station_coordinates(places: xr.Dataset) -> xr.Dataset:
     return bare.assign_coords({c: places[c] for c in STATION_COLUMNS})
 
 # %% ../../nbs/scores/05_stations.ipynb #cbabaa25
-_BY_STANDARD_NAME = {VARIABLES[name].standard_name: name for name in SURFACE}
-_BY_STANDARD_NAME |= {"wind_speed": "wind", "precipitation_amount": "tp"}
+_also_standard = {"wind_speed": "wind", "precipitation_amount": "tp"}
+
+def _named_by_standard(text: str) -> str | None: return _also_standard.get(text) or by_standard_name(text)
 
 def _in_our_units(da: xr.DataArray, name: str, units: str | None, where) -> xr.DataArray:
     "Numbers in our units, in double precision. Raises `WeatherError` for units that do not fit."
@@ -221,7 +222,7 @@ def _observation_rows(table: pd.DataFrame, variable: str | None, units) -> pd.Da
 def _our_variable(text: str) -> str:
     "Our name. Raises `WeatherError` for an unknown one, with the nearest."
     plain = text.strip()
-    return _BY_STANDARD_NAME.get(plain) or our_name(plain) or variable(plain).name
+    return _named_by_standard(plain) or our_name(plain) or variable(plain).name
 
 def _units_of_rows(rows: pd.DataFrame, table: pd.DataFrame, found: dict, units):
     "What is given, else the column. Raises `WeatherError` where there is neither."
@@ -736,7 +737,7 @@ def _variable_in(ds: xr.Dataset, path) -> str:
     keys = ("short_name", "standard_name", "long_name")
     texts = [str(ds.attrs[key]) for key in keys if ds.attrs.get(key)]
     for text in texts:
-        name = _BY_STANDARD_NAME.get(text) or our_name(text)
+        name = _named_by_standard(text) or our_name(text)
         if name: return name
     raise WeatherError(f"{path} does not say which variable it holds, but '{_list(texts)}': "
                        "pass name='2t' or another.")

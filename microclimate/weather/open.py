@@ -22,7 +22,7 @@ from ..errors import WeatherError, without_secrets
 from ..files import from_environment, project_path, sha256
 from ..grid import NORWAY, Grid, region as named_region, regular_grid
 from ..provenance import content_sha256
-from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, variable
+from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, other_component, variable
 from .grib import read_grib
 from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
@@ -145,16 +145,11 @@ def expand_request(
     if variables is None: return None
     for name in variables: variable(name)
     names = set(variables)
-    wanted = names | {_other_component(name) for name in names}
+    wanted = names | {other_component(name) or name for name in names}  # to rotate winds
     for name in names:
         for ingredients, _ in derivations(name): wanted.update(ingredients)
     columns = wanted & set(COLUMNS)
     return wanted | {f"{name}{level}" for name in columns for level in range(1, 1101)}
-
-def _other_component(name: str) -> str:
-    "`10v` for `10u`, `u850` for `v850`: rotating a wind takes both. Other names as they are."
-    if name not in ("10u", "10v") and name[0] not in "uv": return name
-    return name.translate(str.maketrans("uv", "vu"))
 
 # %% ../../nbs/weather/08_open.ipynb #4530eac7
 def time_span(

@@ -16,7 +16,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/07_standardise.ipynb #9de3bbf7
 from ..errors import WeatherError
-from ..variables import variable
+from ..variables import is_wind_component, variable
 from .identify import AMOUNTS, axis_name, conversion, name_fields
 from .place import attach_projection, cut_region
 from .read import read_values, reading
@@ -65,8 +65,8 @@ def file_conventions(
     source = str(da.attrs.get("source_name", "")).lower()
     text = " ".join(map(str, (source, *da.attrs.values()))).lower()
     found = {}
-    is_wind = name[0] in "uv" or name in ("10u", "10v")
-    if is_wind and _is_grid_relative(text, da.attrs, ds_attrs): found["grid_relative"] = 1
+    is_turned = is_wind_component(name) and _is_grid_relative(text, da.attrs, ds_attrs)
+    if is_turned: found["grid_relative"] = 1
     if "accumulated since" in text or source.endswith("_acc") or source.startswith("integral_of"):
         found["from_start"] = 1
     hours = re.search(r"_(\d+)hr?$", source)
