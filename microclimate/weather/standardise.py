@@ -100,7 +100,7 @@ def standardise(
         fields = _select_span(run, fields, span, init)
         if all(da.size == 0 for da in fields.values()): continue
         loaded = xr.Dataset({name: _load(name, da, path) for name, da in fields.items()})
-        attrs = dict(path=str(path), era5=int(era5))
+        attrs = dict(path=str(path), era5=int(era5 or ds.attrs.get("era5", 0)))
         if init is not None: attrs["init_time"] = str(init)
         if "preliminary" in run.attrs: attrs["preliminary"] = run.attrs["preliminary"]
         attrs |= {key: ds.attrs[key] for key in _CREDITS if key in ds.attrs}
