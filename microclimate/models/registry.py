@@ -34,6 +34,7 @@ from ..grid import Grid
 from ..networks.net import count_parameters
 from ..networks.sfno import SFNO_PRESETS, SFNO
 from ..sun import sunlight
+from ..variables import adopt_rows, own_rows
 
 # %% ../../nbs/models/01_registry.ipynb #54e38304
 MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in SFNO_PRESETS.items()}
@@ -210,6 +211,7 @@ def _config(model):
         history=model.history,
         aux=model.aux,
         noise=model.noise,
+        variables=own_rows(model.channels),
     )
 
 # %% ../../nbs/models/01_registry.ipynb #88b29815
@@ -293,7 +295,8 @@ def load_model(
 
     It takes a `Batch` and gives the next state as a `Batch`; `mc.forecast` repeats it.
 
-    Raises `WeatherError` for an unknown name, and for weights that are missing, truncated or changed.
+    Raises `WeatherError` for an unknown name, for weights that are missing, truncated or changed, and
+    where the model's own variables are registered otherwise here.
 
     >>> import microclimate as mc
     >>> model = mc.load_model("sfno-tiny")
@@ -311,6 +314,7 @@ def load_model(
             f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it "
             f"again, or train again."
         )
+    adopt_rows(config.get("variables", []), folder)
     normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
     family = {make.__name__: make for make, _ in MODELS.values()} | {"AuroraNet": AuroraNet}
     if config["family"] not in family:
