@@ -192,6 +192,9 @@ class Normalizer:
             if len(numbers) != len(self.channels) or not np.isfinite(numbers).all():
                 raise WeatherError(f"The normalisation lacks a finite {name} for one of "
                                    f"{', '.join(self.channels)}: fit it again.")
+        if min(self.std) <= 0 or min(self.delta_std) < 0:
+            raise WeatherError("The normalisation has a standard deviation that is not positive "
+                               f"for one of {', '.join(self.channels)}: fit it again.")
 
 # %% ../nbs/07_batch.ipynb #2756b6a3
 def _log_rows(channels):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['project_root', 'project_path', 'assets', 'shared_data', 'from_environment', 'file_stem', 'atomic', 'check_folder',
-           'write_json', 'sha256', 'cuts', 'as_slice']
+           'write_json', 'sha256', 'json_sha256', 'cuts', 'as_slice']
 
 # %% ../nbs/02_files.ipynb #3fa7d214
 import contextlib, hashlib, importlib.util, json, os, re, uuid
@@ -109,6 +109,11 @@ def write_json(obj: dict, path: str | Path) -> Path:
 def sha256(path: str | Path) -> str:  # 64 hex digits
     "The SHA-256 of a file's bytes."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+
+# %% ../nbs/02_files.ipynb #ee7d8c77
+def json_sha256(value: object) -> str:  # 64 hex digits
+    "The SHA-256 of what a JSON file would say, whatever the order of its keys."
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/02_files.ipynb #b681188b
 def cuts(

@@ -8,10 +8,13 @@ import pytest
 import xarray as xr
 
 from microclimate.errors import WeatherError
+from microclimate.files import sha256
 from microclimate.grid import spells
 from microclimate.models.registry import model_folder, read_config
+from microclimate.provenance import provenance, save_dataset
 from microclimate.runs.training import trained_on
 from microclimate.training.loader import split_times
+from microclimate.weather.forecasts import open_forecast
 from microclimate.weather.open import open_weather
 
 AXES = dict(latitude=[61.0, 60.5, 60.0], longitude=[9.0, 9.5, 10.0, 10.5])
@@ -90,3 +93,53 @@ def test_the_shipped_model_is_split_as_it_was_trained():
     assert known["holdout"] == "4 from first" and len(starts) == 24
     assert np.isin(np.array(starts, "M8[ns]"), times[test]).all()
     assert not np.isin(np.array(starts, "M8[ns]"), times[split_times(times, 4, 5)["test"]]).all()
+
+
+# --- forecasts ----------------------------------------------------------------------------------
+
+def one_run(values, start="2024-06-01", **attrs):
+    time = hours(len(values), np.datetime64(start, "h") + 1)
+    return xr.Dataset({"t2m": field(values, units="K")}, AXES | dict(time=time, forecast_reference_time=np.datetime64(start, "ns")), attrs)
+
+
+def both_axes(ds):
+    "The same in a file with both axes, which stays on disk."
+    start = ds["forecast_reference_time"].values
+    ds = ds.assign_coords(prediction_timedelta=("time", ds["time"].values - start)).swap_dims(time="prediction_timedelta")
+    return ds.drop_vars(["time", "forecast_reference_time"]).expand_dims(time=[start])
+
+
+@pytest.mark.parametrize("layout", [lambda ds: ds, both_axes])
+def test_marks_of_missing_values_in_a_forecast_are_refused(tmp_path, layout):
+    ds = one_run([280, 281, 282])
+    ds["t2m"][1, 0, 0] = -999
+    write(tmp_path / "marks.nc", layout(ds))
+    with pytest.raises(WeatherError, match="2t in .*marks.nc is -999 K at 1 of .*declare the mark"):
+        open_forecast(tmp_path / "marks.nc").load()
+    ds["t2m"].encoding["_FillValue"] = -999.0
+    write(tmp_path / "declared.nc", layout(ds))
+    opened = open_forecast(tmp_path / "declared.nc")["2t"]
+    assert np.isnan(opened[0, 1, 0, 0]) and int(opened.isnull().sum()) == 1
+
+
+def test_marks_do_not_hide_in_what_is_derived(tmp_path):
+    ds = one_run([280, 281]).assign(r2=field([50, 60], units="%"))
+    ds["r2"][0, 1, 1] = -999
+    write(tmp_path / "humid.nc", ds)
+    with pytest.raises(WeatherError, match="2r in .*humid.nc is -999 %"): open_forecast(tmp_path / "humid.nc", ["2d"])
+
+
+def test_a_checksum_is_compared_not_believed(tmp_path):
+    forecast = one_run([280, 281]).rename(t2m="2t").assign_attrs(model="mine")
+    forecast = forecast.drop_vars("forecast_reference_time").assign_coords(
+        lead_time=("time", hours(2) - hours(1, "2024-05-31T23")[0])).swap_dims(time="lead_time").drop_vars("time")
+    forecast = forecast.expand_dims(init_time=hours(1))
+    save_dataset(forecast, tmp_path / "mine.nc", provenance(model="mine"))
+    told = open_forecast(tmp_path / "mine.nc").attrs["source_sha256"]
+    with xr.load_dataset(tmp_path / "mine.nc", engine="netcdf4", decode_timedelta=True) as ds:
+        assert told == ds.attrs["content_sha256"]
+        name = next(n for n in ds.data_vars if ds[n].ndim > 2)
+        ds[name][0, 0, 0] += 1
+        write(tmp_path / "changed.nc", ds)
+    with pytest.warns(UserWarning, match="changed.nc was changed after it was written"):
+        assert open_forecast(tmp_path / "changed.nc").attrs["source_sha256"] == sha256(tmp_path / "changed.nc") != told

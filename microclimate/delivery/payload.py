@@ -34,6 +34,9 @@ DECIMALS = {
     "Pa": -1,  # 0.1 hPa
     "m2 s-2": -1,  # 1 m of height
     "kg kg-1": 6,  # 1 mg/kg: the stratosphere has three of them
+    "kg m-2": 1,
+    "J kg-1": 0,
+    "m": 3,  # of water in snow
 }
 
 # %% ../../nbs/delivery/02_payload.ipynb #94d3b865
