@@ -1,4 +1,4 @@
-"""A variable of one's own goes all the way: opened, trained, forecast, scored, drawn, saved, exported, and forecast without torch or its row."""
+"""A variable of one's own goes all the way: opened, trained, scored, drawn, saved, exported, and forecast without its row."""
 
 import json
 import os
@@ -91,8 +91,8 @@ def test_all_the_way(tmp_path, monkeypatch):
     with pytest.raises(mc.WeatherError, match="Unknown variable 'fog'"):
         mc.open_weather("theirs.nc", ["fog"])
     assert mc.load_model(folder).channels == model.channels and variables.variable("fog").transform == "log1p"
-    command = "from microclimate.device.runner import main; main(['mine.onnx', 'start.nc', 'there.nc', '--hours', '3', '--init-time', '2024-06-02'])"
-    subprocess.run([sys.executable, "-c", command], check=True)
+    start = ["mine.onnx", "start.nc", "there.nc", "--hours", "3", "--init-time", "2024-06-02"]
+    subprocess.run([sys.executable, "-c", f"from microclimate.device.runner import main; main({start})"], check=True)
     np.testing.assert_array_equal(xr.open_dataset("there.nc")["u80m"], xr.open_dataset("here.nc")["u80m"])
 
 
