@@ -234,7 +234,37 @@ def test_scanning_modes_of_projected_grids(grib, kind, mode):
     np.testing.assert_allclose(weather["latitude"], lat[order], atol=1e-5)
     np.testing.assert_allclose(weather["longitude"] % 360, lon[order] % 360, atol=1e-5)
     np.testing.assert_allclose(weather["2t"][0], field[order], atol=1e-2)
-    if "crs" in weather: np.testing.assert_allclose(np.diff(weather["x"]), 50e3, rtol=1e-6)
+    np.testing.assert_allclose(np.diff(weather["x"]), 50e3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not mode[3]])
+def test_rotated_grids(grib, mode):
+    "Points by pyproj's rotated pole; the model's winds are turned to east and north."
+    west, north = mode[:2]
+    x, y = np.array([-10, -9.5, -9, -8.5, -8]), np.array([.5, 1, 1.5, 2])
+    crs = pyproj.CRS("+proj=ob_tran +o_proj=longlat +o_lat_p=40 +o_lon_p=0 +lon_0=10 "
+                     "+R=6371229 +to_meter=0.0174532925199433")
+    lon, lat = pyproj.Transformer.from_crs(crs, crs.source_crs, always_xy=True).transform(
+        *np.meshgrid(x, y))
+    corners = dict(
+        latitudeOfFirstGridPointInDegrees=y[0 if north else -1],
+        latitudeOfLastGridPointInDegrees=y[-1 if north else 0],
+        longitudeOfFirstGridPointInDegrees=x[-1 if west else 0] % 360,
+        longitudeOfLastGridPointInDegrees=x[0 if west else -1] % 360)
+    grid = dict(gridType="rotated_ll", Ni=5, Nj=4, iDirectionIncrementInDegrees=.5,
+                jDirectionIncrementInDegrees=.5, latitudeOfSouthernPoleInDegrees=-40,
+                longitudeOfSouthernPoleInDegrees=10, angleOfRotation=0, shapeOfTheEarth=6)
+    grid |= corners | scanning(*mode)
+    fields = (("2t", 200 + lat), ("10u", 10 + 0 * lat), ("10v", 0 * lat))
+    weather = mc.open_weather(grib(*(
+        message(scanned(field, *mode), "GRIB2", grid, shortName=name, resolutionAndComponentFlags=8)
+        for name, field in fields)))
+    order = slice(None, None, -1)
+    np.testing.assert_allclose(weather["latitude"], lat[order], atol=1e-4)
+    np.testing.assert_allclose(weather["2t"][0], (200 + lat)[order], atol=1e-2)
+    north_of_x = np.gradient(lat, axis=1) / np.hypot(
+        np.gradient(lat, axis=1), np.gradient(lon, axis=1) * np.cos(np.radians(lat)))
+    np.testing.assert_allclose(weather["10v"][0], 10 * north_of_x[order], atol=0.1)
 
 
 @pytest.mark.parametrize("west", [0, 1])
@@ -397,6 +427,8 @@ def test_arome_field_by_field():
     path = shared_data() / "arome_arctic_20180710_00+006.grib"
     names = {"2t": (11, "heightAboveGround", 2), "2q": (51, "heightAboveGround", 2),
              "10u": (33, "heightAboveGround", 10), "10v": (34, "heightAboveGround", 10),
+             "100u": (33, "heightAboveGround", 100), "100v": (34, "heightAboveGround", 100),
+             "skt": (11, "heightAboveGround", 0),
              "msl": (1, "heightAboveSea", 0), "sp": (1, "heightAboveGround", 0),
              "z_sfc": (6, "heightAboveGround", 0), "tp": (61, "heightAboveGround", 0),
              "tcc": (71, "heightAboveGround", 0)}
@@ -413,7 +445,7 @@ def test_arome_field_by_field():
                 np.testing.assert_allclose(ds.latitude, lat, atol=2e-5)
                 np.testing.assert_allclose(ds.longitude, lon, atol=2e-5)
                 compared += 1
-    assert compared == 89
+    assert compared == 92
 
 
 def test_cfgrib_reads_the_same(grib):

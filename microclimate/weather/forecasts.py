@@ -20,7 +20,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/10_forecasts.ipynb #e1611b2c
 from ..errors import WeatherError, without_secrets
-from ..variables import CHANNELS, COLUMNS, VARIABLES, in_order, variable
+from ..variables import CHANNELS, COLUMNS, VARIABLES, disk_name, in_order, variable
 from ..files import as_slice, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, is_unchanged, provenance
 from ..grid import Grid, region as named_region
@@ -656,7 +656,7 @@ def _wb2_field(name, da, hours) -> tuple:  # WeatherBench 2's name, and the fiel
         return _wb2_names["tp"].format(hours), (da * (hours / 1000)).astype("float32").assign_attrs(
             units="m"
         )
-    return _wb2_names[base] + level, da.assign_attrs(units=variable(name).units)
+    return _wb2_names.get(base, disk_name(base)) + level, da.assign_attrs(units=variable(name).units)
 
 def _rain_hours(ds) -> float:
     "Over how many hours precipitation is the mean. Raises `WeatherError` where that is not known."

@@ -31,7 +31,7 @@ class GribRow:
     "What a message says of itself, and which field it then is."
     name: str  # ours; a column such as 't' stands for every pressure level
     place: str  # '2 m', 'ground', 'sea', 'pressure', 'column' (of the atmosphere), 'any'
-    process: str  # 'instant', 'sum', 'maximum', 'cloud' (instant, or a mean without one beside)
+    process: str  # 'instant', 'sum', 'maximum', 'cloud' (instants, or means if there are none)
     units: str  # of these codes; of the mean where the process is 'sum'
     codes: tuple = ()  # 'discipline.category.number' of GRIB 2
     numbers: tuple = ()  # of table 2 of GRIB 1, numbers that all centres share
@@ -56,7 +56,6 @@ GRIB_TABLE = (
     GribRow("z_sfc", "ground", "instant", "gpm", ("0.3.5",), (7,), (156, 228002)),
     GribRow("lsm", "ground", "instant", "1", ("2.0.0",), (81,), (172,)),
     GribRow("slt", "ground", "instant", "1", ("2.3.0",), (), (43,)),
-    GribRow("sd", "ground", "instant", "kg m-2", ("0.1.13",), (65,), (228141,)),
     GribRow("sd", "ground", "instant", "m", (), (), (141,)),
     GribRow("tp", "ground", "sum", "kg m-2", ("0.1.8",), (61,), (228228,)),
     GribRow("tp", "ground", "sum", "m", (), (), (228,)),
@@ -73,9 +72,12 @@ GRIB_TABLE = (
     GribRow("mcc", "any", "cloud", "1", (), (), (187,)),
     GribRow("hcc", "any", "cloud", "%", ("0.6.5",), (75,), ()),
     GribRow("hcc", "any", "cloud", "1", (), (), (188,)),
-    GribRow("cape", "ground", "instant", "J kg-1", ("0.7.6",), (157,), (59,)),
     GribRow("pwat", "column", "instant", "kg m-2", ("0.1.3",), (54,), ()),
     GribRow("fal", "ground", "instant", "1", (), (), (243,)),
+    *(GribRow(f"stl{k}", "any", "instant", "K", (), (), (number,))
+      for k, number in enumerate((139, 170, 183, 236), 1)),
+    *(GribRow(f"swvl{k}", "any", "instant", "1", (), (), (number,))
+      for k, number in enumerate((39, 40, 41, 42), 1)),
     GribRow("t", "pressure", "instant", "K", ("0.0.0",), (11,), (130,)),
     GribRow("u", "pressure", "instant", "m s-1", ("0.2.2",), (33,), (131,)),
     GribRow("v", "pressure", "instant", "m s-1", ("0.2.3",), (34,), (132,)),
@@ -345,7 +347,8 @@ class _Grid:
         if self.dims[0] == "latitude":
             return xr.Dataset(coords=dict(latitude=lat[:, 0], longitude=lon[0]))
         if self._is_turned: lat, lon = lat[:, ::-1], lon[:, ::-1]
-        return xr.Dataset(coords=dict(latitude=(("y", "x"), lat), longitude=(("y", "x"), lon)))
+        ds = xr.Dataset(coords=dict(latitude=(("y", "x"), lat), longitude=(("y", "x"), lon)))
+        return add_projection(ds, _rotated_pole(handle, ec)) if self.kind == "rotated_ll" else ds
 
     def _projected(self, handle, proj, ec) -> xr.Dataset:
         "Points from the first one, along the projection's axes."
@@ -359,6 +362,15 @@ class _Grid:
         lon, lat = project(*np.meshgrid(x[::-1] if self._is_turned else x, y), inverse=True)
         coords = dict(latitude=(("y", "x"), lat), longitude=(("y", "x"), lon))
         return add_projection(xr.Dataset(coords=coords), proj)
+
+def _rotated_pole(handle, ec) -> pyproj.CRS:
+    "The projection of a rotated grid, for which ecCodes has no PROJ string."
+    keys = ("latitudeOfSouthernPoleInDegrees", "longitudeOfSouthernPoleInDegrees",
+            "angleOfRotationInDegrees")
+    latitude, longitude, angle = (ec.codes_get_double(handle, key) for key in keys)
+    facts = dict(grid_north_pole_latitude=-latitude, grid_north_pole_longitude=longitude - 180)
+    facts |= dict(grid_mapping_name="rotated_latitude_longitude", north_pole_grid_longitude=-angle)
+    return pyproj.CRS.from_cf(facts)
 
 def _mend(kind) -> str:
     "What to do about a grid that has no rows and columns; nothing for one that has."
