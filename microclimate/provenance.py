@@ -19,7 +19,7 @@ import xarray as xr
 from .errors import WeatherError, without_secrets
 from .files import atomic, header_sha256, project_root
 from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
-                                    disk_name, from_disk_name, in_order, variable,
+                                    disk_name, from_disk_name, in_order, own_rows, variable,
                                     vertical_coordinate)
 
 # %% ../nbs/03_provenance.ipynb #4ac2380a
@@ -181,8 +181,10 @@ def seal_file(
     digest: str,  # `content_sha256` of what it holds
 ):
     "Write into a file what makes it verifiable: provenance, and checksums of numbers and words."
-    text = json.dumps(provenance, default=str, sort_keys=True)
     with netCDF4.Dataset(path, "a") as file:
+        own = own_rows(map(from_disk_name, file.variables))
+        facts = provenance | (dict(variables=own) if own else {})
+        text = json.dumps(facts, default=str, sort_keys=True)
         file.setncatts(dict(provenance=text, content_sha256=digest))
         file.setncattr("header_sha256", _header_of(file))
 
