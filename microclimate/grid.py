@@ -377,10 +377,20 @@ def cf_mapping(
     facts = {key: value for key, value in crs.to_cf().items() if key != "crs_wkt"}
     facts = {key: value for key, value in facts.items() if value != "unknown"}
     if not _EARTH <= set(facts): facts = {k: v for k, v in facts.items() if k not in _EARTH}
+    if parameters.get("proj") == "laea" and not facts: facts = _spherical_laea(parameters)
     if facts.get("grid_mapping_name") == "polar_stereographic":
         pole = parameters.get("lat_0", 90.0)
         facts.setdefault("latitude_of_projection_origin", float(pole))
     return facts
+
+def _spherical_laea(parameters) -> dict:
+    "Lambert's equal area on a sphere, which pyproj (3.7) cannot write as CF attributes."
+    return dict(grid_mapping_name="lambert_azimuthal_equal_area",
+                latitude_of_projection_origin=float(parameters["lat_0"]),
+                longitude_of_projection_origin=float(parameters["lon_0"]),
+                false_easting=float(parameters.get("x_0", 0)),
+                false_northing=float(parameters.get("y_0", 0)),
+                earth_radius=float(parameters["R"]))
 
 def from_degrees(crs: pyproj.CRS):
     "A function from longitude and latitude to x and y, on the projection's own Earth."

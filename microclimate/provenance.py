@@ -18,7 +18,7 @@ import xarray as xr
 from .errors import WeatherError, without_secrets
 from .files import atomic, project_root
 from .variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
-                                    disk_name, from_disk_name, in_order, variable,
+                                    disk_name, from_disk_name, in_order, own_rows, variable,
                                     vertical_coordinate)
 
 # %% ../nbs/03_provenance.ipynb #4ac2380a
@@ -179,7 +179,8 @@ def is_unchanged(
 # %% ../nbs/03_provenance.ipynb #ab77d218
 def as_attributes(provenance: dict, ds: xr.Dataset) -> dict:  # `ds`: as a file holds it
     "What makes a file verifiable."
-    text = json.dumps(provenance, default=str, sort_keys=True)
+    own = own_rows(map(from_disk_name, ds.data_vars))
+    text = json.dumps(provenance | (dict(variables=own) if own else {}), default=str, sort_keys=True)
     return dict(provenance=text, content_sha256=content_sha256(ds))
 
 def save_dataset(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'ON_REQUEST', 'CHANNELS', 'STATICS', 'LEVELS', 'COLUMNS', 'R_DRY', 'STEFAN', 'SINCE', 'AXES', 'Variable',
-           'is_wanted', 'in_order', 'variable', 'canonical', 'by_standard_name', 'is_wind_component', 'other_component',
-           'disk_name', 'from_disk_name', 'vertical_coordinate', 'coordinates_of', 'axis_attributes', 'cf_attributes',
-           'register_variable', 'read_variables', 'own_rows', 'adopt_rows']
+           'further_channels', 'is_wanted', 'in_order', 'variable', 'canonical', 'by_standard_name',
+           'is_wind_component', 'other_component', 'disk_name', 'from_disk_name', 'pressure_of', 'vertical_coordinate',
+           'coordinates_of', 'axis_attributes', 'cf_attributes', 'register_variable', 'read_variables', 'own_rows',
+           'adopt_rows']
 
 # %% ../nbs/01_variables.ipynb #d9bc9156
 import difflib, math, os, re, tomllib
@@ -138,6 +139,10 @@ STATICS = ("z_sfc", "lsm", "slt")
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)  # hPa
 COLUMNS = ("z", "t", "u", "v", "q", "r", "w")  # fields on pressure levels
 
+def further_channels() -> tuple:  # our names
+    "What a forecast has beside the contract, where the data hold it: on request, and of one's own."
+    return tuple(n for n in (*ON_REQUEST, *_own) if VARIABLES[n].kind != "static")
+
 def is_wanted(
     name: str,  # ours
     wanted: set | None,  # our names; None for everything but what only comes on request
@@ -229,6 +234,11 @@ def from_disk_name(name: str) -> str:
     return _our_axes.get(name) or canonical(name) or (level[1] + level[2] if level else name)
 
 # %% ../nbs/01_variables.ipynb #cef5c5bd
+def pressure_of(name: str) -> float | None:  # hPa
+    "The pressure of a field on a level, `z500`; None for any other."
+    level = None if name in VARIABLES else re.fullmatch(r"[ztuvqrw](\d+)", name)
+    return float(level[1]) if level else None
+
 def vertical_coordinate(
     name: str,  # ours
 ) -> tuple | None:  # name, value and attributes; None for a field without a height
@@ -239,9 +249,8 @@ def vertical_coordinate(
                      positive="up")
         height = f"{row.height:g}".replace(".", "_")
         return f"height_{height}m", float(row.height), about | dict(axis="Z")
-    if name not in VARIABLES and (level := re.fullmatch(r"[ztuvqrw](\d+)", name)):
-        return f"pressure_{level[1]}hpa", float(level[1]), AXES["level"]
-    return None
+    level = pressure_of(name)
+    return None if level is None else (f"pressure_{name[1:]}hpa", level, AXES["level"])
 
 def coordinates_of(
     name: str,  # ours
@@ -454,7 +463,7 @@ def read_variables(
 
     >>> import microclimate as mc
     >>> from pathlib import Path
-    >>> _ = Path("mine.toml").write_text('[sunshine]\nunits = "h"\nbounds = [0, 24]\n')
+    >>> _ = Path("mine.toml").write_text("sunshine = {units = 'h', bounds = [0, 24]}")
     >>> [row.name for row in mc.read_variables("mine.toml")]
     ['sunshine']
     """
@@ -493,7 +502,8 @@ def own_rows(
     names=None,  # ours; None for all
 ) -> list[dict]:  # arguments of `register_variable`, JSON-able
     "The rows that were added, among some variables."
-    return [_as_arguments(row) for name, row in _own.items() if names is None or name in names]
+    wanted = set(_own if names is None else names)
+    return [_as_arguments(row) for name, row in _own.items() if name in wanted]
 
 def _as_arguments(row) -> dict:
     about = asdict(row)
@@ -507,6 +517,7 @@ def adopt_rows(
     where: str | Path,  # for messages
 ) -> None:
     "Add rows that a file brings. Raises `WeatherError` where another row of that name is here."
+    if not isinstance(rows, (list, tuple)): rows = [rows]
     for row in rows:
         if not isinstance(row, dict):
             raise WeatherError(f"{where} has {row!r} for the row of a variable: copy it again.")

@@ -34,7 +34,7 @@ from ..grid import Grid
 from ..networks.net import count_parameters
 from ..networks.sfno import SFNO_PRESETS, SFNO
 from ..sun import sunlight
-from ..variables import variable
+from ..variables import adopt_rows, own_rows, variable
 
 # %% ../../nbs/models/01_registry.ipynb #54e38304
 MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in SFNO_PRESETS.items()}
@@ -210,6 +210,7 @@ def _config(model):
         history=model.history,
         aux=model.aux,
         noise=model.noise,
+        variables=own_rows(model.channels),
     )
 
 def _as_json(value): return json.loads(json.dumps(without_secrets(value), default=str))
@@ -288,7 +289,7 @@ def _in_one_line(error): return " ".join(str(error).split())[:200].rstrip(".") o
 
 _KINDS = dict(name=str, family=str, net=dict, normalizer=dict, grid=dict, history=int, aux=list,
               weights_sha256=str)
-_MAY_LACK = dict(noise=int, provenance=dict, model_sha256=str)
+_MAY_LACK = dict(noise=int, provenance=dict, model_sha256=str, variables=list)
 _WORDS = {str: "a text", dict: "an object", int: "a whole number", list: "a list"}
 
 def _check_kinds(config, path):
@@ -312,7 +313,8 @@ def load_model(
 
     Raises `WeatherError` for an unknown name, and for a folder of which anything is missing, truncated,
     changed or impossible. Models of 0.1.0 and 0.2.0 have no digest of `config.json`: there the
-    weights' digest is checked, and that all parts are of the right kind and fit each other.
+    weights' digest is checked, and that all parts are of the right kind and fit each other. Variables of
+    one's own that the model brings must not be registered otherwise here.
 
     >>> import microclimate as mc
     >>> model = mc.load_model("sfno-tiny")
@@ -328,6 +330,7 @@ def load_model(
             f"{folder} holds a network of the family {config['family']}, which MODELS does not "
             f"have: add it there first."
         )
+    adopt_rows(config.get("variables", []), folder)
     with _building(folder):
         normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
         _check_statistics(normalizer)
