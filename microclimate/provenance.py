@@ -59,8 +59,12 @@ def with_cf(
     "Add long names, standard names and units. Raises `WeatherError` for an unknown variable."
     names = [n for n in ds.data_vars if n != "crs"]
     fields = {n: ds[n].assign_attrs(variable(n).attrs) for n in names}
-    axes = {n: da.assign_attrs(axis_attributes(n, da.ndim)) for n, da in ds.coords.items()}
-    return ds.assign(fields).assign_coords(axes).assign_attrs(Conventions="CF-1.11")
+    mapping = ds["crs"].attrs if "crs" in ds else None
+    about = {n: axis_attributes(n, da.ndim, mapping) for n, da in ds.coords.items()}
+    axes = {n: da.assign_attrs(about[n]) for n, da in ds.coords.items()}
+    ds = ds.assign(fields).assign_coords(axes).assign_attrs(Conventions="CF-1.11")
+    for name in axes: ds[name].encoding["_FillValue"] = None  # no coordinate is missing
+    return ds
 
 # %% ../nbs/03_provenance.ipynb #46a2e8dd
 def _with_valid_times(ds: xr.Dataset) -> xr.Dataset:

@@ -575,7 +575,8 @@ def _coordinate_plans(grid, names) -> tuple:  # plans and values by name
         name, value, attrs = level
         plans[name], values[name] = Plan((), "f8", attrs), value
     for name, axis in grid["coords"].items():
-        plans[name] = Plan(tuple(axis["dims"]), "f8", axis_attributes(name, len(axis["dims"])))
+        about = axis_attributes(name, len(axis["dims"]), grid["crs"])
+        plans[name] = Plan(tuple(axis["dims"]), "f8", about)
         values[name] = axis["values"]
     if grid["crs"]: plans["crs"], values["crs"] = Plan((), "i4", grid["crs"]), 0
     return plans, values
