@@ -20,7 +20,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_grib.ipynb #049d5167
 from ..errors import WeatherError
-from ..variables import VARIABLES, canonical, variable
+from ..variables import VARIABLES, canonical, is_wanted, variable
 from .identify import Finding
 from .place import add_projection
 from .read import FILL, reading
