@@ -117,9 +117,19 @@ def try_fault(fault=None, tests=()) -> bool:
         return run_in_child(folder, tests or fault["tests"])
 
 
-def main(words):
-    import eccodes, matplotlib.pyplot, nbdev.test, pytest, pytorch_lightning, scipy.stats, torch, xarray  # noqa: E401, F401 -- once for all
+def preload():
+    "Import what all tests need once, and the package not at all."
+    sys.path.insert(0, str(ROOT))
+    import eccodes, matplotlib.pyplot, nbdev.test, pytest, scipy.stats, torch, xarray  # noqa: E401, F401, I001
+    import microclimate.compute, pytorch_lightning  # noqa: E401, F401 -- the first mends torchvision for the second
 
+    for name in [name for name in sys.modules if name.partition(".")[0] == "microclimate"]:
+        del sys.modules[name]
+    sys.path.remove(str(ROOT))
+
+
+def main(words):
+    preload()
     faults, survivors = read_faults(words), []
     for test in dict.fromkeys(test for fault in faults for test in fault["tests"]):
         if not try_fault(tests=[test]):
