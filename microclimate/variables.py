@@ -124,7 +124,7 @@ _alias = {alias: v.name for v in _table for alias in v.aliases}
 def canonical(name: str) -> str | None:  # our name, or None for a name that no table knows
     "Translate another centre's name into ours, once, when a file is opened."
     if name in VARIABLES or name in CHANNELS: return name
-    return _alias.get(name) or _alias.get(name.lower())
+    return _alias.get(name)
 
 # %% ../nbs/01_variables.ipynb #2ea9cb82
 _axis_names = dict(init_time="forecast_reference_time", lead_time="forecast_period")
