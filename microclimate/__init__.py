@@ -32,10 +32,13 @@ _HOMES = {  # name at the door: module, and the name there (None: the module its
     "Batch": ("batch", "Batch"),
     "WeatherError": ("errors", "WeatherError"),
     "verify": ("provenance", "verify"),
+    "register_variable": ("variables", "register_variable"),
+    "read_variables": ("variables", "read_variables"),
 }
 __all__ = [
     "MODELS", "Batch", "Grid", "WeatherError", "build_model", "compare", "ensemble", "fit", "forecast",
-    "load_model", "open_forecast", "open_weather", "plot", "rollout", "save_model", "score", "verify",
+    "load_model", "open_forecast", "open_weather", "plot", "read_variables", "register_variable",
+    "rollout", "save_model", "score", "verify",
 ]
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from .scores.evaluate import compare
     from .scores.evaluate import score_table as score
     from .training.fit import fit_model as fit
+    from .variables import read_variables, register_variable
     from .weather.forecasts import open_forecast
     from .weather.open import open_weather
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 # %% ../nbs/10_parameters.ipynb #dcb5d721
 from .errors import WeatherError
+from .variables import read_variables
 
 # %% ../nbs/10_parameters.ipynb #7af26bbd
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ SPLIT = Kind('every so many weeks, a number from 2, or dates such as "2007" or "
 COUNT, HOURS, CELLS = whole(1), whole(1), either(whole(0), choice("globe"))
 
 PARAMETERS = dict(  # the weather
-    source=optional(TEXT), region=optional(REGION), variables=optional(NAMES), statics=optional(TEXT),
+    source=optional(TEXT), region=optional(REGION), statics=optional(TEXT),
+    variables=optional(NAMES), variables_file=optional(TEXT),
     start=optional(TIME), end=optional(TIME), init_time=optional(TIME),
     spell_hours=optional(HOURS), spell_every=HOURS, history_days=number(0),
     grid_step=optional(number(0)), cache=optional(TEXT),
@@ -216,11 +218,14 @@ def assigned_names(cell: str) -> list:  # empty where the cell does anything els
 def check_parameters(
     namespace: dict,  # globals() of a run notebook, below its parameters
 ) -> dict:  # name: value of each parameter, for the provenance
-    "Read every parameter as its kind, in place. Raises `WeatherError` for unknown names and wrong values."
+    """Read every parameter as its kind, in place, and variables of one's own from their file.
+
+    Raises `WeatherError` for unknown names and wrong values, and as `read_variables` does."""
     cells = namespace.get("In", [])
     injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
     own = next((names for cell in cells if cell not in injected and (names := assigned_names(cell))), [])
     given = [name for cell in injected for name in assigned_names(cell)]
     found = read_parameters({name: namespace[name] for name in dict.fromkeys([*own, *given])}, own)
     namespace.update(found)
+    if path := found.get("variables_file"): read_variables(path)
     return found

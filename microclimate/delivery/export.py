@@ -19,14 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import is_parametrized
 
 # %% ../../nbs/delivery/00_export.ipynb #3338a317
-from ..batch import LIMITED, Batch, Metadata, aux_fields
+from ..batch import Batch, Metadata, aux_fields, limits_of
 from ..device.runner import (FACTS, check_engines, check_overwrite, facts_digest,
                                         load_engine, read_facts)
 from ..errors import WeatherError
 from ..files import check_folder, sha256
 from ..models.registry import Forecaster, weights_digest
 from ..provenance import provenance, with_cf
-from ..variables import variable
+from ..variables import own_rows, variable
 
 # %% ../../nbs/delivery/00_export.ipynb #79b55187
 def _channel_facts(name, i, normalizer):
@@ -37,8 +37,9 @@ def _channel_facts(name, i, normalizer):
         std=normalizer.std[i],
         delta_std=normalizer.delta_std[i],
         log1p=row.transform == "log1p",
-        limits=[max(row.low, 0), row.high] if name in LIMITED else None,
+        limits=limits_of(name),
         attrs=row.attrs,
+        own=own_rows([name]),  # for a runner whose table lacks it
     )
 
 def _grid_facts(grid):

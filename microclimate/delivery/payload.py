@@ -6,7 +6,7 @@
 __all__ = ['DECIMALS', 'SCHEMA', 'READERS', 'decimals_for', 'pack', 'unpack', 'module_text', 'build_forecast_module']
 
 # %% ../../nbs/delivery/02_payload.ipynb #0e452a9d
-import argparse, base64, json, re, zlib
+import argparse, base64, json, math, zlib
 from pathlib import Path
 
 # %% ../../nbs/delivery/02_payload.ipynb #f4fbbbdc
@@ -18,7 +18,7 @@ from ..errors import WeatherError
 from ..files import atomic, check_folder
 from ..grid import Grid
 from ..provenance import verify
-from ..variables import variable
+from ..variables import pressure_of, variable
 from ..weather.forecasts import open_forecast
 from ..weather.open import open_weather
 
@@ -34,6 +34,9 @@ DECIMALS = {
     "Pa": -1,  # 0.1 hPa
     "m2 s-2": -1,  # 1 m of height
     "kg kg-1": 6,  # 1 mg/kg: the stratosphere has three of them
+    "kg m-2": 1,
+    "J kg-1": 0,
+    "m": 3,  # of water in snow
 }
 
 # %% ../../nbs/delivery/02_payload.ipynb #94d3b865
@@ -54,7 +57,12 @@ def decimals_for(
         if number not in range(-6, 10):
             raise WeatherError(f"decimals of {name} is {number}: it must be a whole number from -6 "
                                "to 9.")
-    return {name: int(chosen.get(name, DECIMALS[variable(name).units])) for name in names}
+    return {name: int(chosen.get(name, _decimals_of(variable(name)))) for name in names}
+
+def _decimals_of(row) -> int:
+    "Those of the units; of units that the table lacks, about a thousandth of what is possible."
+    thousandth = round(math.log10((row.high - row.low) / 1000), 6)
+    return DECIMALS.get(row.units, min(9, max(-6, -math.floor(thousandth))))
 
 # %% ../../nbs/delivery/02_payload.ipynb #fc4ee7f8
 def _zigzag(steps): return np.where(steps < 0, -2 * steps - 1, 2 * steps)
@@ -239,12 +247,12 @@ def _fields(ds, grid, stride, decimals) -> dict:  # name to a Field of the schem
     return {name: _field(thin[name], number) for name, number in decimals.items()}
 
 def _field(da, decimals) -> dict:
-    row, level = variable(da.name), re.fullmatch(r"[a-z](\d+)", da.name)
+    row = variable(da.name)
     hours = da.attrs.get("window_hours")
     about = dict(
         longName=row.long_name,
         units=row.units,
-        level=float(level[1]) if level else None,
+        level=pressure_of(da.name),
         windowHours=float(hours) if hours else None,
     )
     return pack(da.values, da.dims, decimals, **about)

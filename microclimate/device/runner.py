@@ -21,8 +21,9 @@ from .netcdf3 import Field, Plan
 from ..errors import WeatherError
 from ..files import atomic, sha256
 from ..sun import TimesLike, as_times, cos_zenith, day_of_year, sunlight
-from ..variables import (SINCE, axis_attributes, cf_attributes, coordinates_of,
-                                    disk_name, from_disk_name, variable, vertical_coordinate)
+from ..variables import (SINCE, adopt_rows, axis_attributes, cf_attributes,
+                                    coordinates_of, disk_name, from_disk_name, variable,
+                                    vertical_coordinate)
 
 # %% ../../nbs/device/01_runner.ipynb #d7cbd17c
 def _varint(file):
@@ -266,6 +267,7 @@ class Runner:
         self.facts, self.net = read_facts(path), load_engine(path, engine, threads)
         for key in ("name", "history", "aux", "noise"): setattr(self, key, self.facts[key])
         self.channels = self.facts["channels"]
+        for channel in self.channels: adopt_rows(channel.get("own", ()), path)
         self.names = tuple(channel["name"] for channel in self.channels)
         self.step_hours = self.facts["step_hours"]
         self.step_time = np.timedelta64(self.step_hours, "h")

@@ -35,7 +35,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from ..errors import WeatherError
 from ..files import assets
 from ..grid import GRAVITY, Grid, distance
-from ..variables import variable
+from ..variables import Variable, is_wind_component, pressure_of, variable
 
 # %% ../../nbs/figures/00_maps.ipynb #b9e6198c
 STYLE = {
@@ -262,15 +262,26 @@ LOOKS: dict[str, Look] = {  # name, or letter of a pressure-level field -> look
     "z_sfc": Look("bamako", "m", 1 / GRAVITY, levels=_height_levels, part=(0.05, 1.0)),
     "lsm": Look("lapaz", factor=100, **_percent),
     "slt": Look("batlow", "class"),
+    "sd": Look("lapaz_r", "mm", 1000, low=0.0),
 }
+LOOKS |= dict.fromkeys(["10fg", "i10fg"], LOOKS["wind"])
+LOOKS |= dict.fromkeys(["lcc", "mcc", "hcc"], LOOKS["tcc"])
+LOOKS |= dict.fromkeys(["skt", "stl1", "stl2", "stl3", "stl4"], _temperature)
 
 # %% ../../nbs/figures/00_maps.ipynb #1d8750dc
 def look_of(name: str) -> Look:
     "How a field is shown. Raises `WeatherError` for an unknown name."
     if name in LOOKS: return LOOKS[name]
-    other = Look("batlow", units_text(variable(name).units))
-    on_a_level = name[1:].isdigit()
-    return LOOKS.get(name[0], other) if on_a_level else other
+    row = variable(name)
+    return LOOKS[name[0]] if pressure_of(name) is not None else _look_of_row(row)
+
+def _look_of_row(row: Variable) -> Look:
+    "A look that follows from what a field is: a wind, a share, an amount from zero on, or any other."
+    if is_wind_component(row.name): return _wind_component
+    if row.units == "1" and (row.low, row.high) == (0, 1): return Look("lapaz_r", factor=100, **_percent)
+    units = units_text(row.units)
+    if row.low == -row.high: return Look("vik", units, centred=True)
+    return Look("lapaz_r", units, low=0.0) if row.low == 0 else Look("batlow", units)
 
 def error_look(name: str) -> Look:
     "How a difference of two such fields is shown: around zero. Raises like `look_of`."

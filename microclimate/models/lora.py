@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 # %% ../../nbs/models/04_lora.ipynb #9b5d3985
-from ..errors import WeatherError
-from ..files import atomic, check_folder, sha256, write_json
+from ..errors import WeatherError, without_secrets
+from ..files import atomic, check_folder, json_sha256, sha256, write_json
 from .registry import Forecaster, weights_digest
 from ..networks.net import seeded
 
@@ -205,10 +205,10 @@ def save_adapter(
         raise WeatherError(f"{model.name} has no adapter to save: make one with add_lora.")
     folder = check_folder(folder)
     with atomic(folder / "adapter.safetensors") as part: save_file(_own(model.net), part)
-    about = model.lora | dict(
-        name=model.name, adapter_sha256=sha256(folder / "adapter.safetensors"), provenance=facts
-    )
-    write_json(about, folder / "adapter.json")
+    digest = sha256(folder / "adapter.safetensors")
+    about = model.lora | dict(name=model.name, adapter_sha256=digest, provenance=facts)
+    about = json.loads(json.dumps(without_secrets(about), default=str))
+    write_json(about | dict(about_sha256=json_sha256(about)), folder / "adapter.json")
     return folder
 
 # %% ../../nbs/models/04_lora.ipynb #2c06d0eb
@@ -219,10 +219,11 @@ def read_adapter(folder: str | Path) -> dict:
     folder = Path(folder)
     try:
         about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeatherError(
             f"{folder}/adapter.json cannot be read ({error}): it is no folder of save_adapter."
         ) from error
+    _check_about(about, folder / "adapter.json")
     path = folder / "adapter.safetensors"
     if not path.is_file() or sha256(path) != about.get("adapter_sha256"):
         raise WeatherError(
@@ -230,6 +231,17 @@ def read_adapter(folder: str | Path) -> dict:
             f"it again, or train again."
         )
     return about
+
+_KINDS = dict(base=dict, rank=int, targets=str, seed=int, alpha=float, also=list, adapter_sha256=str)
+
+def _check_about(about, path):
+    "Raises `WeatherError` for a description that is incomplete, of other kinds, or was changed."
+    right = isinstance(about, dict) and all(type(about.get(k)) is kind for k, kind in _KINDS.items())
+    if not right: raise WeatherError(f"{path} is not the description of an adapter: copy it again.")
+    said = {key: value for key, value in about.items() if key != "about_sha256"}
+    if about.get("about_sha256", json_sha256(said)) == json_sha256(said): return
+    raise WeatherError(f"{path} was changed after the adapter was saved (its SHA-256 differs): "
+                       "copy it again, or train again.")
 
 # %% ../../nbs/models/04_lora.ipynb #b34fe990
 def load_adapter(
@@ -240,7 +252,7 @@ def load_adapter(
 
     Raises `WeatherError` for another base, or a folder that was changed."""
     about, mine = read_adapter(folder), _identity(model)
-    if other := [key for key, value in about["base"].items() if mine[key] != value]:
+    if other := [key for key, value in about["base"].items() if mine.get(key) != value]:
         raise WeatherError(
             f"The adapter in {folder} belongs to another base than {model.name}: they differ in "
             f"{', '.join(other)}. "

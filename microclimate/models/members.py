@@ -64,7 +64,7 @@ def perturbation_scale(
     change = {
         n: s * d
         for n, s, d in zip(normalizer.channels, normalizer.std, normalizer.delta_std)
-        if variable(n).kind == "state"
+        if variable(n).kind == "state" and variable(n).transform == "none"
     }
     return torch.tensor([change.get(name, 0.0) for name in channels])[:, None, None]
 

@@ -8,6 +8,7 @@ __all__ = ['MODELS', 'Forecaster', 'build_model', 'save_model', 'weights_digest'
 
 # %% ../../nbs/models/01_registry.ipynb #930af4ab
 import hashlib, json, shutil, uuid, weakref
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,14 +26,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..networks.aurora import AuroraNet
 from ..batch import Batch, Normalizer, aux_fields, aux_width, clip_to_bounds
 from ..networks.climax import CLIMAX_PRESETS, ClimaX
-from ..errors import WeatherError
-from ..files import assets, check_folder, project_path, sha256, write_json
+from ..errors import WeatherError, without_secrets
+from ..files import assets, check_folder, json_sha256, project_path, sha256, write_json
 from ..networks.edge import EDGE_PRESETS, Edge
 from ..networks.gnn import GNN_PRESETS, GNN
 from ..grid import Grid
 from ..networks.net import count_parameters
 from ..networks.sfno import SFNO_PRESETS, SFNO
 from ..sun import sunlight
+from ..variables import adopt_rows, own_rows, variable
 
 # %% ../../nbs/models/01_registry.ipynb #54e38304
 MODELS = {f"sfno-{name}": (SFNO, preset) for name, preset in SFNO_PRESETS.items()}
@@ -160,7 +161,7 @@ def _recipe(name):
 # %% ../../nbs/models/01_registry.ipynb #3193d40a
 def save_model(
     model: Forecaster,
-    folder: str | Path,  # made, or replaced as a whole
+    folder: str | Path,  # made; another model in it is replaced, other files stay
     facts: dict,  # provenance of the training
     card: str = "",  # the model card, Markdown
     scores: pd.DataFrame | None = None,  # kept beside it as scores.csv
@@ -168,7 +169,8 @@ def save_model(
     """Write a model folder; it appears complete or not at all.
 
     The folder holds `weights.safetensors` and `config.json`, and `README.md` and `scores.csv` where they
-    are given. `load_model` checks the weights against `config.json`.
+    are given. `config.json` holds a digest of the weights and one of all that it says itself, both of
+    which `load_model` checks.
 
     Raises `WeatherError` where it cannot be written.
 
@@ -186,11 +188,9 @@ def save_model(
             {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()},
             part / "weights.safetensors",
         )
-        write_json(
-            _config(model)
-            | dict(weights_sha256=sha256(part / "weights.safetensors"), provenance=facts),
-            part / "config.json",
-        )
+        weights = dict(weights_sha256=sha256(part / "weights.safetensors"))
+        config = _as_json(_config(model) | weights | dict(provenance=facts))
+        write_json(config | dict(model_sha256=json_sha256(config)), part / "config.json")
         if card: (part / "README.md").write_text(card.rstrip() + "\n", encoding="utf-8")
         if scores is not None: scores.to_csv(part / "scores.csv", index=False)
         _replace_folder(part, folder)
@@ -210,7 +210,10 @@ def _config(model):
         history=model.history,
         aux=model.aux,
         noise=model.noise,
+        variables=own_rows(model.channels),
     )
+
+def _as_json(value): return json.loads(json.dumps(without_secrets(value), default=str))
 
 # %% ../../nbs/models/01_registry.ipynb #88b29815
 def _replace_folder(part, folder):
@@ -224,7 +227,15 @@ def _replace_folder(part, folder):
     except OSError:
         if old.exists(): old.rename(folder)
         raise
+    _keep_others(old, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+_OURS = ("weights.safetensors", "config.json", "README.md", "scores.csv")
+
+def _keep_others(old, folder):
+    "What lay beside an older model is somebody's own."
+    others = [path for path in old.glob("*") if path.name not in _OURS]
+    for path in others: path.rename(folder / path.name)
 
 # %% ../../nbs/models/01_registry.ipynb #eb104d44
 def weights_digest(net: nn.Module) -> str:
@@ -262,28 +273,35 @@ def is_model(name: str | Path) -> bool:
 # %% ../../nbs/models/01_registry.ipynb #b3486897
 def read_config(folder: str | Path) -> dict:
     "A model folder's `config.json`. Raises `WeatherError` where it cannot be read."
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeatherError(
-            f"{folder}/config.json cannot be read ({error}): train the model again."
-        ) from error
-    missing = {
-        "name",
-        "family",
-        "net",
-        "normalizer",
-        "grid",
-        "history",
-        "aux",
-        "weights_sha256",
-    } - set(config)
-    if missing:
-        raise WeatherError(
-            f"{folder}/config.json lacks {', '.join(sorted(missing))}: it is not a model of this "
-            f"package."
-        )
-    return config
+    path = Path(folder) / "config.json"
+    try: config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeatherError(f"{path} cannot be read ({_in_one_line(error)}): {_MEND}.") from error
+    _check_kinds(config, path)
+    said = {key: value for key, value in config.items() if key != "model_sha256"}
+    if config.get("model_sha256", json_sha256(said)) == json_sha256(said): return config
+    raise WeatherError(f"{path} was changed after the model was saved (its SHA-256 differs): "
+                       f"{_MEND}.")
+
+_MEND = "copy the whole folder again, or train the model again"
+
+def _in_one_line(error): return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+_KINDS = dict(name=str, family=str, net=dict, normalizer=dict, grid=dict, history=int, aux=list,
+              weights_sha256=str)
+_MAY_LACK = dict(noise=int, provenance=dict, model_sha256=str, variables=list)
+_WORDS = {str: "a text", dict: "an object", int: "a whole number", list: "a list"}
+
+def _check_kinds(config, path):
+    "Raises `WeatherError` where something is missing, or is no text, number, list or object."
+    if not isinstance(config, dict):
+        raise WeatherError(f"{path} is not the description of a model: {_MEND}.")
+    if missing := sorted(set(_KINDS) - set(config)):
+        raise WeatherError(f"{path} lacks {', '.join(missing)}: it is not a model of this package.")
+    for key, kind in (_KINDS | _MAY_LACK).items():
+        if key not in config or type(config[key]) is kind: continue
+        raise WeatherError(f"{path} has {key} = {str(config[key])[:40]!r}, which is not "
+                           f"{_WORDS[kind]}: {_MEND}.")
 
 # %% ../../nbs/models/01_registry.ipynb #9a8e81ee
 def load_model(
@@ -293,7 +311,10 @@ def load_model(
 
     It takes a `Batch` and gives the next state as a `Batch`; `mc.forecast` repeats it.
 
-    Raises `WeatherError` for an unknown name, and for weights that are missing, truncated or changed.
+    Raises `WeatherError` for an unknown name, and for a folder of which anything is missing, truncated,
+    changed or impossible. Models of 0.1.0 and 0.2.0 have no digest of `config.json`: there the
+    weights' digest is checked, and that all parts are of the right kind and fit each other. Variables of
+    one's own that the model brings must not be registered otherwise here.
 
     >>> import microclimate as mc
     >>> model = mc.load_model("sfno-tiny")
@@ -302,38 +323,68 @@ def load_model(
     """
     folder = model_folder(name)
     config, path = read_config(folder), folder / "weights.safetensors"
-    if not path.is_file():
-        raise WeatherError(
-            f"{folder} has no weights.safetensors: copy the whole folder, or train again."
-        )
-    if sha256(path) != config["weights_sha256"]:
-        raise WeatherError(
-            f"{path} is not the file that was trained (SHA-256 differs from config.json): copy it "
-            f"again, or train again."
-        )
-    normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
+    _check_weights(path, config["weights_sha256"])
     family = {make.__name__: make for make, _ in MODELS.values()} | {"AuroraNet": AuroraNet}
     if config["family"] not in family:
         raise WeatherError(
             f"{folder} holds a network of the family {config['family']}, which MODELS does not "
             f"have: add it there first."
         )
-    try:
+    adopt_rows(config.get("variables", []), folder)
+    with _building(folder):
+        normalizer, grid = Normalizer(**config["normalizer"]), Grid(**config["grid"])
+        _check_statistics(normalizer)
+        _check_shape(config, normalizer, grid)
         net = family[config["family"]](**config["net"])
         net.load_state_dict(load_file(path))
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise WeatherError(
-            f"The weights in {folder} do not fit its config.json ({error}): train the model again."
-        ) from error
-    return Forecaster(
-        net,
-        normalizer,
-        grid,
-        config["history"],
-        config["aux"],
-        config["name"],
-        config.get("noise", 0),
-    ).eval()
+        _check_finite(net)
+        facts = (config["history"], config["aux"], config["name"], config.get("noise", 0))
+        return Forecaster(net, normalizer, grid, *facts).eval()
+
+def _check_weights(path, digest):
+    "Raises `WeatherError` where the weights are not those that were saved."
+    if not path.is_file():
+        raise WeatherError(f"{path.parent} has no {path.name}: {_MEND}.")
+    try: found = sha256(path)
+    except OSError as error:
+        raise WeatherError(f"{path} cannot be read ({error.strerror}): {_MEND}.") from error
+    if found != digest:
+        raise WeatherError(f"{path} is not the file that was trained (SHA-256 differs from "
+                           f"config.json): {_MEND}.")
+
+@contextmanager
+def _building(folder):
+    "Whatever an impossible description does to a library becomes one sentence."
+    try: yield
+    except Exception as error:  # of json, numpy, torch and safetensors
+        raise WeatherError(f"The model in {folder} cannot be built from its config.json and weights "
+                           f"({_in_one_line(error)}): {_MEND}.") from error
+
+# %% ../../nbs/models/01_registry.ipynb #f50b36ef
+def _check_statistics(normalizer):
+    "Raises `WeatherError` for a mean or a deviation that the variable cannot have."
+    for name, mean, std in zip(normalizer.channels, normalizer.mean, normalizer.std):
+        row = variable(name)
+        low, high = (row.low, row.high) if row.transform == "none" else np.log1p([row.low, row.high])
+        if low <= mean <= high and std <= high - low: continue
+        raise WeatherError(f"{name} has the mean {mean:g} and the deviation {std:g}, which is not "
+                           f"possible between {low:g} and {high:g}")
+
+def _check_shape(config, normalizer, grid):
+    "Raises `WeatherError` where the network has another size than its grid and variables."
+    history, noise = config["history"], config.get("noise", 0)
+    if history < 1 or noise < 0: raise WeatherError(f"history {history}, noise {noise}")
+    want = dict(shape=list(grid.shape), channels=len(normalizer.channels), history=history,
+                aux=aux_width(config["aux"]) + noise)
+    for key, value in want.items():
+        if config["net"].get(key, value) == value: continue
+        raise WeatherError(f"{key} of the network is {config['net'][key]}, and must be {value}")
+
+def _check_finite(net):
+    "Raises `WeatherError` for weights that are NaN or infinite."
+    for name, weight in net.state_dict().items():
+        if torch.isfinite(weight).all(): continue
+        raise WeatherError(f"the weight {name} is not finite")
 
 # %% ../../nbs/models/01_registry.ipynb #cf59c0e6
 def model_card(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..batch import Batch, channels_of
 from ..errors import WeatherError
 from ..variables import disk_name, variable
-from ..files import atomic
+from ..files import atomic, file_stem
 from ..provenance import (as_attributes, open_saved, provenance as _provenance, to_cf,
                                      with_cf)
 from ..grid import Grid, relaxation
@@ -269,7 +269,7 @@ def forecast_archive(
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
     paths = [
         Path(folder)
-        / f"{model.name}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc"
+        / f"{file_stem(model.name)}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc"
         for g in groups
     ]
     carried = sorted(getattr(model, "channels", None) or channels_of(ds))

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/runs/00_session.ipynb #908d8b53
 from ..compute import pick_device, set_seed
-from ..files import atomic, check_folder, project_path, project_root, sha256, write_json
+from ..files import atomic, check_folder, file_stem, project_path, project_root, sha256, write_json
 from ..parameters import check_parameters
 from ..provenance import provenance
 
@@ -70,13 +70,13 @@ def facts(self: Run, **more) -> dict:
 def save_table(self: Run, name: str, table):
     "Write a table as NAME.csv; an empty one is not written."
     if len(table):
-        with atomic(self.folder / f"{name}.csv") as part: table.to_csv(part, index=False, float_format="%.7g")
+        with atomic(self.folder / f"{file_stem(name)}.csv") as part: table.to_csv(part, index=False, float_format="%.7g")
 
 @patch
 def finish(self: Run, *sentences: str, **facts) -> dict:  # the manifest
     "Save the figures, write manifest.json, and print what was made and the sentences."
     for name, figure in self.figures.items():
-        with atomic(self.folder / f"{name}.png") as part: figure.savefig(part)
+        with atomic(self.folder / f"{file_stem(name)}.png") as part: figure.savefig(part)
     files = {str(p.relative_to(self.folder)): sha256(p) for p in _made_since(self.folder, self.began)}
     seconds = round(time.time() - self.began, 1)
     made = self.facts(**facts) | dict(parameters=self.parameters, files=files, seconds=seconds)

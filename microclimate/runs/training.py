@@ -33,7 +33,7 @@ from ..parameters import unknown_name
 from ..provenance import with_cf
 from .case import BASELINES, is_endless, usual_forecast
 from ..scores.evaluate import compare
-from ..training.loader import WeatherData, split_times
+from ..training.loader import FIRST_WEEK, WeatherData, split_times
 from ..training.recipe import Recipe
 from ..variables import STATICS
 from ..weather import climate
@@ -103,7 +103,7 @@ class TrainingData:
         times = self.truth.time.values[[0, -1]]
         period, starts = " to ".join(str(t)[:16] for t in times), [str(t)[:16] for t in self.starts]
         return dict(data=self.weather.attrs["title"], attribution=self.weather.attrs.get("attribution"), period=period,
-                    held_out=f"{self.data.holdout} ({len(starts)} starts scored)", inputs=", ".join(self.aux))
+                    held_out=f"{_in_words(self.data.holdout)} ({len(starts)} starts scored)", inputs=", ".join(self.aux))
 
     def origin(self) -> dict:
         "What the provenance says of the data."
@@ -112,7 +112,8 @@ class TrainingData:
     def rules(self) -> dict:
         "What was held out and which starts are scored, to be found again from a saved model."
         starts = [str(t)[:16] for t in self.starts]
-        return dict(holdout=self.data.holdout, validate=self.data.validate, test_starts=starts, lead_hours=self.lead_hours)
+        split = dict(holdout=self.data.holdout, validate=self.data.validate, weeks_since=str(FIRST_WEEK))
+        return split | dict(test_starts=starts, lead_hours=self.lead_hours)
 
     def summary(self) -> pd.DataFrame:
         data, starts = self.data, self.starts
@@ -122,6 +123,9 @@ class TrainingData:
                 "cells": "{}×{}".format(*data.grid.shape), "step (h)": data.step_hours, "held out": data.holdout,
                 "windows": parts, "starts to score": span}
         return pd.DataFrame({"": rows})
+
+def _in_words(rule: int | str) -> str:
+    return rule if isinstance(rule, str) else f"one week of every {rule}"
 
 def _among(training, mask) -> np.ndarray: return np.isin(training.truth.time.values, training.data.series.time[np.ravel(mask)])
 
@@ -176,14 +180,21 @@ def _val_steps(weather, how, step) -> int:
     return max(1, min(12 // step, mask.sum() // 2))
 
 # %% ../../nbs/runs/02_training.ipynb #c2b9800f
-_DATA = ("region", "start", "end", "spell_hours", "spell_every", "holdout", "validate")
+_SPLIT = ("holdout", "validate")
+_DATA = ("region", "start", "end", "spell_hours", "spell_every", *_SPLIT)
 
 def trained_on(model: str) -> dict:  # empty where the model does not say
     "Source, times and split of a model's training, as `open_training` takes them."
     made = read_config(model_folder(model)).get("provenance") or {}
     config = made.get("config") or {}
     if not made.get("source"): return {}
-    return dict(source=made["source"]) | {key: config[key] for key in _DATA if config.get(key) is not None}
+    rules = {key: config[key] for key in _DATA if config.get(key) is not None}
+    if "weeks_since" not in config: rules |= {k: _as_counted_then(rules[k]) for k in _SPLIT if k in rules}
+    return dict(source=made["source"]) | rules
+
+def _as_counted_then(rule: int | str) -> int | str:
+    "Version 0.1 counted weeks from the first time of the data."
+    return f"{rule} from first" if isinstance(rule, int) else rule
 
 def open_for_model(
     saved: str,  # name or folder of a model, for what it was trained on

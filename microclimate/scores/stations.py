@@ -15,7 +15,6 @@ from pathlib import Path
 # %% ../../nbs/scores/05_stations.ipynb #5e5b03d8
 import numpy as np
 import pandas as pd
-import pyproj
 import xarray as xr
 from scipy.spatial import cKDTree
 
@@ -23,9 +22,10 @@ from scipy.spatial import cKDTree
 from ..errors import WeatherError
 from ..files import atomic
 from ..grid import GRAVITY, RADIUS, Grid
+from ..regrid import bilinear_cells, unit_vectors
 from ..provenance import CHARACTERS, provenance
 from .verification import check_axis, valid_index
-from ..variables import SURFACE, VARIABLES, variable
+from ..variables import by_standard_name, variable
 from ..weather.read import reading
 from ..weather.identify import conversion, our_name
 
@@ -142,8 +142,9 @@ def _station_coordinates(places: xr.Dataset) -> xr.Dataset:
     return bare.assign_coords({c: places[c] for c in STATION_COLUMNS})
 
 # %% ../../nbs/scores/05_stations.ipynb #cbabaa25
-_BY_STANDARD_NAME = {VARIABLES[name].standard_name: name for name in SURFACE}
-_BY_STANDARD_NAME |= {"wind_speed": "wind", "precipitation_amount": "tp"}
+_also_standard = {"wind_speed": "wind", "precipitation_amount": "tp"}
+
+def _named_by_standard(text: str) -> str | None: return _also_standard.get(text) or by_standard_name(text)
 
 def _in_our_units(da: xr.DataArray, name: str, units: str | None, where) -> xr.DataArray:
     "Numbers in our units, in double precision. Raises `WeatherError` for units that do not fit."
@@ -221,7 +222,7 @@ def _observation_rows(table: pd.DataFrame, variable: str | None, units) -> pd.Da
 def _our_variable(text: str) -> str:
     "Our name. Raises `WeatherError` for an unknown one, with the nearest."
     plain = text.strip()
-    return _BY_STANDARD_NAME.get(plain) or our_name(plain) or variable(plain).name
+    return _named_by_standard(plain) or our_name(plain) or variable(plain).name
 
 def _units_of_rows(rows: pd.DataFrame, table: pd.DataFrame, found: dict, units):
     "What is given, else the column. Raises `WeatherError` where there is neither."
@@ -308,76 +309,23 @@ def _check_bounds(part: pd.DataFrame, values: pd.Series, name: str):
                        f"{values[bad].iloc[0]:g} {row.units}, outside {row.low:g}…{row.high:g}: "
                        f"correct it, or its units '{first['units']}'.")
 
-# %% ../../nbs/scores/05_stations.ipynb #1c5157f7
-def _between(
-    axis: np.ndarray,  # (n,) rising or falling
-    at: np.ndarray,  # (s,) places on it
-) -> tuple[np.ndarray, np.ndarray]:  # (s,) the cell before each, and the way to the next in 0…1
-    "Where places lie on an axis, NaN outside; 1e-4 of a cell outside is rounding, and inside."
-    sign = 1 if axis[-1] > axis[0] else -1
-    k = np.searchsorted(sign * axis, sign * at, side="right") - 1
-    k = np.clip(k, 0, len(axis) - 2)
-    part = (at - axis[k]) / (axis[k + 1] - axis[k])
-    inside = np.abs(part - 0.5) <= 0.5 + 1e-4
-    return k, np.where(inside, part.clip(0, 1), np.nan)
-
-# %% ../../nbs/scores/05_stations.ipynb #9818a584
-def _on_axes(grid: Grid, lat: np.ndarray, lon: np.ndarray) -> tuple:
-    "The grid's axes (rows, columns), and where positions (s,) lie along them."
-    if not grid.regular:
-        x, y = _project(grid, lat, lon)
-        return (grid.y, grid.x), (y, x)
-    east = grid.longitude - grid.longitude[0]  # of the first column
-    round_the_globe = 360 - east[-1] < 1.5 * (east[1] - east[0])
-    if round_the_globe: east = np.append(east, 360.0)  # back to the first column
-    return (grid.latitude, east), (lat, (lon - grid.longitude[0] + 1e-5) % 360 - 1e-5)
-
-def _project(grid: Grid, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Positions in the grid's x and y. Raises `WeatherError` where its projection does not fit them."
-    try: to_xy = _to_xy(pyproj.CRS.from_cf(grid.crs))
-    except (pyproj.exceptions.CRSError, KeyError): to_xy = None
-    if to_xy is not None and _leads_to_axes(to_xy, grid): return to_xy(lon, lat)
-    raise WeatherError("This grid has no projection that leads from latitude and longitude to its "
-                       "x and y: use method='nearest'.")
-
-def _leads_to_axes(to_xy, grid: Grid) -> bool:
-    "Do the corners come out at the ends of the axes, to a tenth of a cell?"
-    rows, columns = [0, 0, -1, -1], [0, -1, 0, -1]
-    x, y = to_xy(grid.longitude[rows, columns], grid.latitude[rows, columns])
-    gap = min(np.abs(np.diff(grid.x)).min(), np.abs(np.diff(grid.y)).min())
-    return np.abs([x - grid.x[columns], y - grid.y[rows]]).max() < 0.1 * gap
-
-def _to_xy(crs: pyproj.CRS):
-    "From degrees to the projection's coordinates, on its own sphere."
-    return pyproj.Transformer.from_crs(crs.source_crs, crs, always_xy=True).transform
-
 # %% ../../nbs/scores/05_stations.ipynb #107b63ec
 def _bilinear(grid: Grid, lat: np.ndarray, lon: np.ndarray) -> tuple:
-    "The four cells around each position: rows, columns, weights (s, 4), NaN outside the grid."
-    if min(grid.shape) < 2:
-        raise WeatherError("One row or column of cells leaves nothing to interpolate between: "
-                           "use method='nearest'.")
-    axes, positions = _on_axes(grid, lat, lon)
-    (i, down), (j, right) = (_between(axis, at) for axis, at in zip(axes, positions))
-    rows = np.stack([i, i, i + 1, i + 1], 1)
-    columns = np.stack([j, j + 1, j, j + 1], 1) % grid.shape[1]
-    up, left = 1 - down, 1 - right
-    return rows, columns, np.stack([up * left, up * right, down * left, down * right], 1)
+    "The four cells around each place. Raises `WeatherError`, with another method as the mend."
+    try: return bilinear_cells(grid, lat, lon)
+    except WeatherError as error:
+        raise WeatherError(f"{str(error).rstrip('.')}, or use method='nearest'.") from error
 
 # %% ../../nbs/scores/05_stations.ipynb #d83f71ba
 def _nearest(grid: Grid, lat: np.ndarray, lon: np.ndarray) -> tuple:
     "The nearest cell of each position: rows, columns, weights (s, 1), NaN outside the grid."
-    centres = cKDTree(_on_unit_sphere(grid.lat2d.ravel(), grid.lon2d.ravel()))
-    chord, k = centres.query(_on_unit_sphere(lat, lon))
+    centres = cKDTree(unit_vectors(grid.lat2d.ravel(), grid.lon2d.ravel()))
+    chord, k = centres.query(unit_vectors(lat, lon))
     rows, columns = np.unravel_index(k, grid.shape)
     dx, dy = (np.nan_to_num(d[rows, columns], nan=0.0) for d in (grid.dx, grid.dy))
     metres, reach = 2 * RADIUS * np.arcsin(chord / 2), np.hypot(dx, dy) / 2
     weights = np.where(metres <= 1.01 * reach, 1.0, np.nan)
     return rows[:, None], columns[:, None], weights[:, None]
-
-def _on_unit_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:  # (n, 3)
-    lat, lon = np.radians(lat), np.radians(lon)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
 
 METHODS = {"bilinear": _bilinear, "nearest": _nearest}
 
@@ -426,7 +374,7 @@ def _to_altitude(at: xr.Dataset, terrain: xr.Dataset, lapse_rate: float) -> xr.D
     corrected = field - lapse_rate * (at["altitude"] - height)
     corrected = corrected.astype(field.dtype).transpose(*field.dims)
     facts = field.attrs | dict(lapse_rate=lapse_rate)
-    return at.assign({"2t": corrected.assign_attrs(facts)})
+    return at.assign({"2t": corrected.drop_attrs(deep=False).assign_attrs(facts)})
 
 # %% ../../nbs/scores/05_stations.ipynb #251da2c3
 def at_stations(
@@ -736,7 +684,7 @@ def _variable_in(ds: xr.Dataset, path) -> str:
     keys = ("short_name", "standard_name", "long_name")
     texts = [str(ds.attrs[key]) for key in keys if ds.attrs.get(key)]
     for text in texts:
-        name = _BY_STANDARD_NAME.get(text) or our_name(text)
+        name = _named_by_standard(text) or our_name(text)
         if name: return name
     raise WeatherError(f"{path} does not say which variable it holds, but '{_list(texts)}': "
                        "pass name='2t' or another.")

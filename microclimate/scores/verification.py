@@ -328,9 +328,21 @@ def check_climatology(
         raise WeatherError(f"The climatology lacks {', '.join(missing)}: "
                            "make one with these variables, or leave them out.")
     grid = _check_grids(forecast, climatology, "climatology")
-    for name in forecast.data_vars: _check_units(name, forecast, climatology, "climatology")
+    for name in forecast.data_vars:
+        _check_units(name, forecast, climatology, "climatology")
+        _check_dry_limit(name, forecast, climatology)
     place(climatology, forecast.init_time.values[:, None] + forecast.lead_time.values)
     return climatology.transpose("hour", ..., *grid.dims)
+
+def _check_dry_limit(name: str, forecast: xr.Dataset, climatology: xr.Dataset):
+    "Raises `WeatherError` where the limits of dry and heavy are of other sums than the forecast's."
+    if f"{name}_dry" not in climatology: return
+    ours = forecast[name].attrs.get("window_hours")
+    theirs = climatology[f"{name}_dry"].attrs.get("step_hours")
+    if None in (ours, theirs) or float(ours) == float(theirs): return
+    raise WeatherError(f"'{name}' is a mean over {ours:g} h in the forecast, but the climatology's "
+                       f"limits of dry and heavy are for {theirs:g} h: make one from data over "
+                       f"{ours:g} h.")
 
 # %% ../../nbs/scores/00_verification.ipynb #43ac8661
 class Pair:

@@ -7,6 +7,7 @@ __all__ = ['STEPS', 'validation_rule', 'usable_aux', 'enough_epochs', 'fit_model
 
 # %% ../../nbs/training/07_fit.ipynb #19faa1ca
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 # %% ../../nbs/training/07_fit.ipynb #31209ca3
@@ -61,6 +62,7 @@ def fit_model(
     seed: int = 0,  # of first weights and order
     device: str = "auto",  # or 'cpu', 'cuda'
     progress: bool = True,  # a bar
+    variables: Sequence[str] | None = None,  # that a new model forecasts; None: the contract, and your own
     **recipe: object,  # fields of `Recipe`: epochs, lr, rollout, patience, …
 ) -> Forecaster:  # on the CPU, ready for `forecast`, `save_model` and `export_model`
     """Train a model on weather, with defaults that follow the data.
@@ -81,9 +83,10 @@ def fit_model(
     """
     if out_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            settings = (folder, history, aux, holdout, batch_size, seed, device, progress)
+            settings = (folder, history, aux, holdout, batch_size, seed, device, progress, variables)
             return fit_model(model, weather, *settings, **recipe)
-    shape = dict(history=history) if isinstance(model, str) else _shape_of(model)
+    new = dict(history=history, channels=variables)
+    shape = new if isinstance(model, str) else _shape_of(model)
     steps = int(np.max(recipe.get("rollout", 1)))
     validate = validation_rule(series(weather)["time"].values)
     data = WeatherData(

@@ -8,9 +8,10 @@ __all__ = ['BYTES_AT_ONCE', 'MIN_DAYS', 'day_window', 'split_amounts', 'climatol
            'climatology_for']
 
 # %% ../../nbs/weather/11_climate.ipynb #529992fd
-import hashlib, json, re, warnings
+import hashlib, json, re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from ..variables import canonical, variable
 from ..files import cuts, project_path
 from ..provenance import provenance, save_dataset
 from ..grid import Grid, region as named_region
+from .forecasts import check_when_read, without_false_checksum
+from .identify import AMOUNTS, conversion
+from .open import open_file, resolve_source
 
 # %% ../../nbs/weather/11_climate.ipynb #4ac40b75
 def day_window(days: int) -> np.ndarray:  # (366,) weights around day 0, circular, sum 1
@@ -146,8 +150,8 @@ def split_amounts(
 
 # %% ../../nbs/weather/11_climate.ipynb #aa9eef34
 def _step_hours(ds) -> float:
-    "Hours over which a rate is a mean: what `open_weather` noted, else the smallest gap between times."
-    if "step_hours" in ds.attrs: return float(ds.attrs["step_hours"])
+    "Hours over which precipitation is a mean: what `open_weather` noted, else the smallest gap."
+    if hours := ds["tp"].attrs.get("window_hours") or ds.attrs.get("step_hours"): return float(hours)
     gaps = np.diff(np.unique(ds["lead_time" if "lead_time" in ds.dims else "time"].values))
     if not gaps.size: raise WeatherError("One time alone does not say over which step precipitation fell: give more times.")
     return float(gaps.min() / np.timedelta64(1, "h"))
@@ -226,7 +230,7 @@ def _settings(ds, by, window_days, dry) -> dict:
     digest = lambda *arrays: hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
     times, grid = _times(ds), [ds[c].values.astype("f8") for c in ("latitude", "longitude") if c in ds.coords]
     names = sorted(str(n) for n, da in ds.data_vars.items() if _moves(da))
-    return dict(by=by, window_days=window_days, dry_below=dry and dry / _step_hours(ds), variables=names, times=len(times),
+    return dict(by=by, window_days=window_days, dry_below=dry / _step_hours(ds) if dry else None, variables=names, times=len(times),
                 times_sha256=digest(times.view("i8")), grid_sha256=digest(*grid))
 
 # %% ../../nbs/weather/11_climate.ipynb #701a3ff8
@@ -330,54 +334,72 @@ def _kind(ds) -> str:
 _rain = re.compile(r"total_precipitation(?:_(\d+)hr)?(_seeps_threshold|_seeps_dry_fraction)?")
 _rain_names = {None: "tp", "_seeps_threshold": "tp_heavy", "_seeps_dry_fraction": "tp_dry"}
 
-def _translate(name) -> tuple:  # our name or None, factor to our units, hours of an amount or None
+def _translate(name) -> tuple:  # our name or None, hours of an amount of rain or None
     "What a variable of another centre's climatology is here."
-    if not (match := _rain.fullmatch(name)): return canonical(name), 1.0, None
-    ours, hours = _rain_names[match[2]], int(match[1] or 1)
-    return ours, 1.0 if ours == "tp_dry" else 1000 / hours, hours
+    if not (match := _rain.fullmatch(name)): return canonical(name), None
+    return _rain_names[match[2]], int(match[1] or 1)
 
 # %% ../../nbs/weather/11_climate.ipynb #d92c31ef
 def _ours(ds, path) -> xr.Dataset:
     "Our names, units and order. Raises `WeatherError` where nothing is known."
     named = [(*_translate(str(n)), da) for n, da in ds.data_vars.items() if "hour" in da.dims]
-    by_hours = sorted(named, key=lambda row: -(row[2] or 0))  # the shortest amount comes last, and stays
-    fields = {n: _field(n, da, factor, hours) for n, factor, hours, da in by_hours if n}
+    by_hours = sorted(named, key=lambda row: -(row[1] or 0))  # the shortest amount comes last, and stays
+    fields = {n: _field(n, da, hours, path) for n, hours, da in by_hours if n}
     if not fields: raise WeatherError(f"{path} holds no variable known here, only {', '.join(map(str, ds)) or 'nothing'}: rename them.")
     whole = xr.Dataset(fields | ({"crs": ds["crs"]} if "crs" in ds else {}), attrs=ds.attrs)
     if "latitude" in whole.indexes: whole = whole.sortby("latitude", ascending=False)
     return whole.transpose("hour", "dayofyear", "level", "y", "x", "latitude", "longitude", missing_dims="ignore")
 
-def _field(name, da, factor, hours):
+def _field(name, da, hours, path) -> xr.DataArray:
     "A lazy field in our units; an amount of rain says over how many hours it fell."
-    about = {} if hours is None else dict(step_hours=float(hours), **({} if name == "tp" else dict(dry_below=0.25 / hours)))
+    factor, offset = _scaling(name, da.attrs.get("units"), hours, path)
+    about = _rain_facts(name, hours) if hours else {}
     da = da.drop_vars([c for c in da.coords if da[c].ndim == 0])  # a height, which our names tell
-    return (da if factor == 1 else da * factor).assign_attrs(da.attrs | _facts(name) | about)
+    scaled = da if (factor, offset) == (1, 0) else (da * factor + offset).astype("float32")
+    return scaled.assign_attrs(da.attrs | _facts(name) | about)
+
+def _scaling(name, units, hours, path) -> tuple:  # factor, offset
+    "From the file's units to ours. Raises `WeatherError` for units that do not fit."
+    if name == "tp_dry": return 1, 0  # a share
+    row = "tp" if hours else name
+    unsaid = "m" if hours else variable(name).units
+    factor, offset, result = conversion(row, units or unsaid, path)
+    if result not in AMOUNTS: return factor, offset
+    if hours: return factor / hours, offset
+    raise WeatherError(f"{name} in {path} is an amount in {units} over an unknown time: "
+                       f"divide it by its hours, and write it in {variable(name).units}.")
+
+def _rain_facts(name, hours) -> dict:
+    about = dict(step_hours=float(hours))
+    return about if name == "tp" else about | dict(dry_below=0.25 / hours)
 
 # %% ../../nbs/weather/11_climate.ipynb #64a5c5ff
 def _open(path) -> xr.Dataset:
-    "A NetCDF file, or a Zarr store in a folder or at a URL, lazily in its own chunks. Raises `WeatherError` where it cannot be read."
-    url = "://" in str(path)
-    where = str(path) if url else project_path(path)
-    if not url and not where.exists(): raise WeatherError(f"There is no file {path}: make it with `save_climatology`.")
-    options = dict(token="anon") if str(path).startswith(("gs://", "gcs://")) else None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # consolidated metadata in Zarr 3, and its absence in Zarr 2
-            if url or where.is_dir(): return xr.open_zarr(str(where), chunks={}, storage_options=options, decode_timedelta=True)
-            return xr.open_dataset(where, engine="netcdf4", chunks={}, decode_timedelta=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise WeatherError(f"{path} cannot be read as NetCDF or Zarr ({error}): make it again.") from error
+    "Whatever `open_weather` opens, lazily. Raises `WeatherError` where it cannot be read."
+    files = [ds for item in resolve_source(path) for ds in open_file(item, lazy=True)]
+    if len(files) > 1:
+        raise WeatherError(f"{path} is {len(files)} files: a climatology is one, so give its file.")
+    return without_false_checksum(path, files[0])
 
 # %% ../../nbs/weather/11_climate.ipynb #8ed180df
-def _check_values(ds, path):
-    "One state of each variable, about noon in summer. Raises `WeatherError` for missing and for impossible values."
+def _checked(ds, path) -> xr.Dataset:
+    "About noon in summer is looked at now, every other piece when it is read."
     middle = {d: ds.sizes[d] // 2 for d in ("hour", "dayofyear") if d in ds.dims}
-    for name in (n for n in ds.data_vars if n != "crs"):
-        row, values = variable(str(name)), ds[name].isel(middle).values
-        if np.isnan(values).any(): raise WeatherError(f"{name} in {path} has missing values: make the climatology again without them.")
-        low, high, slack = values.min(), values.max(), 1e-3 * (row.high - row.low)
-        if low < row.low - slack or high > row.high + slack:
-            raise WeatherError(f"{name} in {path} runs from {low:.6g} to {high:.6g}, which cannot be in {row.units}: correct its units.")
+    names = [n for n in ds.data_vars if n != "crs"]
+    for name in names: _check_piece(ds[name].isel(middle).values, str(name), path)
+    checks = {n: partial(_check_piece, name=str(n), path=path) for n in names}
+    return ds.assign({n: check_when_read(ds[n], checks[n]) for n in names})
+
+def _check_piece(values, name, path):
+    "Raises `WeatherError` for missing and for impossible values."
+    if np.isnan(values).any():
+        raise WeatherError(f"{name} in {path} has missing values: "
+                           "make the climatology again without them.")
+    row = variable(name)
+    low, high, slack = values.min(), values.max(), 1e-3 * (row.high - row.low)
+    if low >= row.low - slack and high <= row.high + slack: return
+    raise WeatherError(f"{name} in {path} runs from {low:.6g} to {high:.6g}, "
+                       f"which cannot be in {row.units}: correct its units.")
 
 # %% ../../nbs/weather/11_climate.ipynb #71d442da
 def open_climatology(
@@ -390,8 +412,7 @@ def open_climatology(
     ds = _ours(raw, path)
     if where is not None: ds = _within(ds, where.box if isinstance(where, Grid) else where)
     Grid.from_dataset(ds)  # refuses what is no grid
-    _check_values(ds, path)
-    return ds
+    return _checked(ds, path)
 
 def _within(ds, box) -> xr.Dataset:
     "The part in a box, with longitudes as the box counts them."

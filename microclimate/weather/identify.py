@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STANDARD_NAMES', 'PRODUCT_NAMES', 'METEOROLOGY', 'AMOUNTS', 'AXIS_NAMES', 'VERTICAL', 'Finding', 'our_name', 'linear',
-           'conversion', 'axis_name', 'rename_axes', 'vertical_kind', 'in_hectopascals', 'cell_methods', 'follows_grid',
-           'identify_fields', 'name_fields', 'plausible_unit']
+           'conversion', 'axis_name', 'declared_units', 'rename_axes', 'vertical_kind', 'in_hectopascals',
+           'cell_methods', 'follows_grid', 'identify_fields', 'name_fields', 'plausible_unit']
 
 # %% ../../nbs/weather/01_identify.ipynb #1592db06
 import re
@@ -219,6 +219,10 @@ def axis_name(
     "The source's name of an axis, or None."
     names = {str(name).lower(): name for name in (*ds.variables, *ds.dims)}
     return next((names[name] for name in AXIS_NAMES[ours] if name in names), None)
+
+def declared_units(da) -> str:
+    "A coordinate's units in small letters, '' where it has none."
+    return str(da.attrs.get("units", "")).strip().lower()
 
 def rename_axes(ds: xr.Dataset, names: dict) -> xr.Dataset:
     "`rename` for names of which some may be right already."

@@ -10,6 +10,7 @@ __all__ = ['ERA5_CREDIT', 'join_runs', 'expand_request', 'time_span', 'select_ti
 # %% ../../nbs/weather/08_open.ipynb #58d159a4
 import glob, hashlib, re, warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/weather/08_open.ipynb #ea77ca36
@@ -18,18 +19,19 @@ import pandas as pd
 import xarray as xr
 
 # %% ../../nbs/weather/08_open.ipynb #1a061fde
-from ..errors import WeatherError
-from ..files import project_path, sha256
+from ..errors import WeatherError, without_secrets
+from ..files import from_environment, project_path, sha256
 from ..grid import NORWAY, Grid, region as named_region, regular_grid
 from ..provenance import content_sha256
-from ..variables import CHANNELS, COLUMNS, LEVELS, STATICS, VARIABLES, variable
+from ..variables import (CHANNELS, COLUMNS, LEVELS, R_DRY, STATICS, VARIABLES, Variable,
+                                    other_component, variable)
 from .grib import read_grib
-from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading
+from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
-from .identify import AMOUNTS, our_name, plausible_unit
+from .identify import AMOUNTS, identify_fields, our_name, plausible_unit
 from .place import rotate_winds
 from .standardise import derivations, derive_variables, standardise
-from .times import split_runs, to_rates
+from .times import check_sums, split_runs, to_rates
 
 # %% ../../nbs/weather/08_open.ipynb #c63bf956
 def join_runs(
@@ -70,20 +72,15 @@ def _close(a, b) -> bool:
 def _run_starts(series) -> list:
     "When each piece's run started, as text; None for a series of states."
     declared = {_times_key(p): p.attrs["init_time"] for p in series if "init_time" in p.attrs}
+    only = set(declared.values()) if len(set(declared.values())) == 1 else {None}
     starts = [p.attrs.get("init_time") or declared.get(_times_key(p)) for p in series]
-    undeclared = [p for p, start in zip(series, starts) if start is None]
-    for k, piece in enumerate(series):  # runs that overlap start at their first time
-        if starts[k] is None and any(_shares_times(piece, other) for other in undeclared):
-            starts[k] = str(piece["time"].values[0])
-    return starts
+    if None not in starts or not declared: return starts
+    hours = np.concatenate([p["time"].values for p in series if "init_time" in p.attrs])
+    default, = only
+    return [start or (default if np.isin(p["time"].values, hours).any() else None)
+            for p, start in zip(series, starts)]
 
 def _times_key(piece) -> bytes: return piece["time"].values.tobytes()
-
-def _shares_times(piece, other) -> bool:
-    "Do two pieces have some of the same fields at some, but not all, of the same times?"
-    fields = (set(piece.data_vars) - {"crs"}) & set(other.data_vars)
-    a, b = piece["time"].values, other["time"].values
-    return bool(fields) and not np.array_equal(a, b) and bool(np.isin(a, b).any())
 
 # %% ../../nbs/weather/08_open.ipynb #6c0206f2
 def _join_files(pieces) -> xr.Dataset:
@@ -98,26 +95,37 @@ def _join_files(pieces) -> xr.Dataset:
 
 def _join_field(name, pieces) -> xr.DataArray:
     "One variable of all pieces, along time."
-    fields = [piece[name] for piece in pieces if "time" in piece[name].dims]
-    if not fields: return pieces[0][name]
-    _check_duplicates(name, pieces, np.concatenate([field["time"].values for field in fields]))
+    pieces = [piece for piece in pieces if "time" in piece[name].dims] or pieces[:1]
+    fields = [piece[name] for piece in pieces]
+    if "time" not in fields[0].dims: return fields[0]
+    time = np.concatenate([field["time"].values for field in fields])
+    values, first, count = np.unique(time, return_index=True, return_counts=True)
+    for twice in values[count > 1]: _check_seam(name, pieces, twice)
     if len(fields) == 1: return _sort_times(fields[0])
     joined = xr.concat(fields, "time", join="override", combine_attrs="override")
-    return _sort_times(joined)
-
+    return _sort_times(joined if len(first) == len(time) else joined.isel(time=first))
 def _sort_times(data):  # sorting copies, and breaks chunks, even where there is nothing to sort
     "The same data with ascending times."
     ascending = (np.diff(data["time"].values) > np.timedelta64(0)).all()
     return data if ascending else data.sortby("time")
 
-def _check_duplicates(name, pieces, time):
-    "Raises `WeatherError` for a time that two files have."
-    values, counts = np.unique(time, return_counts=True)
-    if (counts == 1).all(): return
-    twice = values[counts > 1][0]
-    paths = dict.fromkeys(p.attrs["path"] for p in pieces if twice in p["time"].values)
-    raise WeatherError(f"{name} appears twice at {_minute(twice)} UTC in {' and '.join(paths)}: "
-                       "remove duplicate times.")
+def _check_seam(name, pieces, twice):
+    "Raises `WeatherError` for a time that one file has twice, or two files with different values."
+    both = [p for p in pieces if twice in p["time"].values]
+    paths = " and ".join(dict.fromkeys(p.attrs["path"] for p in both))
+    what = f"{name} appears twice at {_minute(twice)} UTC in {paths}"
+    fields = [p[name].isel(time=p["time"].values == twice).values for p in both]
+    if any(len(values) > 1 for values in fields):
+        raise WeatherError(f"{what}: remove duplicate times.")
+    if all(_same_values(name, fields[0], other) for other in fields[1:]): return
+    raise WeatherError(f"{what}, with different values: open one of them, or, where they are "
+                       "runs of a forecast, give each file its forecast_reference_time.")
+
+def _same_values(name, a, b) -> bool:
+    "Equal to within the packing of either file."
+    row = variable(name)
+    packing = 2e-5 * max(row.high - row.low, float(np.nanmax(np.abs(a), initial=0)))
+    return np.allclose(a, b, rtol=0, atol=packing, equal_nan=True)
 
 def _minute(time) -> str: return str(time)[:16]  # '2024-06-01T06:00'
 
@@ -145,16 +153,11 @@ def expand_request(
     if variables is None: return None
     for name in variables: variable(name)
     names = set(variables)
-    wanted = names | {_other_component(name) for name in names}
+    wanted = names | {other_component(name) or name for name in names}  # to rotate winds
     for name in names:
         for ingredients, _ in derivations(name): wanted.update(ingredients)
     columns = wanted & set(COLUMNS)
     return wanted | {f"{name}{level}" for name in columns for level in range(1, 1101)}
-
-def _other_component(name: str) -> str:
-    "`10v` for `10u`, `u850` for `v850`: rotating a wind takes both. Other names as they are."
-    if name not in ("10u", "10v") and name[0] not in "uv": return name
-    return name.translate(str.maketrans("uv", "vu"))
 
 # %% ../../nbs/weather/08_open.ipynb #4530eac7
 def time_span(
@@ -243,7 +246,7 @@ def _check_missing(name, field, source):
                        "fill them, cut them away, or leave the variable out.")
 
 def _check_bounds(name, field, source):
-    row = variable(str(name))
+    row = _row(str(name))
     low, high = float(field.values.min()), float(field.values.max())
     if low >= row.low - _tolerance(row) and high <= row.high + _tolerance(row): return
     unit = plausible_unit(str(name), low, high)
@@ -251,6 +254,14 @@ def _check_bounds(name, field, source):
     raise WeatherError(f"{name} in {source} runs from {low:.6g} to {high:.6g} {row.units}, "
                        f"which is not possible ({row.low:g} … {row.high:g}): "
                        f"{advice} the file's 'units' attribute.")
+
+def _row(name) -> Variable:
+    "A variable's row; the bounds of geopotential are those of its level."
+    row, level = variable(name), name[1:]
+    if name[0] != "z" or not level.isdigit(): return row
+    low, high = (R_DRY * t * np.log(1000 / int(level)) for t in (200.0, 320.0))
+    if low > high: low, high = high, low
+    return replace(row, low=low - 13000.0, high=high + 7000.0)  # 1000 hPa lies at −1300 to 700 m
 
 def _tolerance(row) -> float:
     "Packing noise beyond the physical bounds, which `_clip` removes."
@@ -299,18 +310,24 @@ _CONCAT = dict(coords="minimal", compat="override", join="override", combine_att
 def stack_runs(
     runs: list,  # of (start, Dataset along time), from `join_runs`
 ) -> xr.Dataset:  # along `time`, or `init_time, lead_time` with a 2-D `time`
-    "One Dataset of all runs. Raises `WeatherError` where overlapping runs share no lead time."
+    "One Dataset of all runs. Raises `WeatherError` for runs that share no lead time."
     if len(runs) == 1: return runs[0][1]
-    times = np.concatenate([ds["time"].values for _, ds in runs])
-    if len(np.unique(times)) == len(times):
+    path = runs[0][1].attrs.get("path")
+    if any(start is None for start, _ in runs):
+        raise WeatherError(f"Of {path} … some say when their run started and some do not: give "
+                           "each its forecast_reference_time, or open them one by one.")
+    leads = [ds["time"].values - start for start, ds in runs]
+    if all(len(lead) == 1 and lead[0] == np.timedelta64(0) for lead in leads):  # analyses
         series = xr.concat([ds for _, ds in runs], "time", data_vars="minimal", **_CONCAT)
         return _sort_times(series)
-    leads = [ds["time"].values - start for start, ds in runs]
     common = [lead for lead in leads[0] if all(lead in other for other in leads)]
     if not common:
-        path = runs[0][1].attrs.get("path")
         raise WeatherError(f"The runs of {path} … have no lead time in common: "
                            "open them one by one.")
+    dropped = sum(map(len, leads)) - len(common) * len(leads)
+    if dropped:
+        warnings.warn(f"{dropped} times of {path} … are left out: not every run has these lead "
+                      "times.", stacklevel=2)
     parts = [_by_lead(ds, start).sel(lead_time=common) for start, ds in runs]
     starts = np.array([start for start, _ in runs], "M8[ns]")
     valid = starts[:, None] + np.array(common, "m8[ns]")
@@ -386,11 +403,11 @@ def resolve_source(
     if isinstance(source, xr.Dataset): return [source]
     if isinstance(source, (list, tuple)):
         return [item for part in source for item in resolve_source(part)]
-    text = str(source)
+    text = from_environment(str(source))
     if is_url(text): return [text]
-    if any(mark in text for mark in "*?["): return _match_pattern(text)
     for path in (Path(text).expanduser(), project_path(text)):
         if path.exists(): return [path]
+    if any(mark in text for mark in "*?["): return _match_pattern(text)
     if isinstance(source, Path) or "/" in text or Path(text).suffix:
         raise WeatherError(f"There is no file {text}: check the path.")
     raise WeatherError(f"Unknown source '{text}': use nature, era5, "
@@ -412,6 +429,7 @@ def open_file(
     "Open one file, store or Dataset. Raises `WeatherError` for a GRIB file with `lazy`."
     if isinstance(source, xr.Dataset): return [chunk_dataset(source) if lazy else source.compute()]
     kind = file_kind(source)
+    if kind == "packed": return _open_packed(source, wanted, lazy)
     if kind == "grib":
         if not lazy: return read_grib(source, wanted)
         raise WeatherError(f"{source} is GRIB, which is read as a whole: "
@@ -419,14 +437,24 @@ def open_file(
     ds = read_netcdf(source) if kind == "netcdf" else read_zarr(source)
     return [chunk_dataset(ds) if lazy else ds]
 
+def _open_packed(path, wanted, lazy) -> list:
+    "Every file in an archive; messages name the archive and the file in it."
+    found = []
+    for name, part in unpack(path).items():
+        try: found += open_file(part, wanted, lazy)
+        except WeatherError as error:
+            raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
+    return found
+
 # %% ../../nbs/weather/08_open.ipynb #51b16162
 def source_name(
     source,  # as in `open_weather`
 ) -> str:
-    "What messages and attributes call a source."
+    "What messages and attributes call a source: an address without password and signature."
     if isinstance(source, (list, tuple)): return ", ".join(map(source_name, source))
-    if not isinstance(source, xr.Dataset): return str(source)
-    return str(source.attrs.get("source") or source.encoding.get("source") or "the Dataset")
+    if not isinstance(source, xr.Dataset): return without_secrets(from_environment(str(source)))
+    said = source.attrs.get("source") or source.encoding.get("source") or "the Dataset"
+    return without_secrets(str(said))
 
 # %% ../../nbs/weather/08_open.ipynb #f8456db1
 def _open_files(source, wanted, box, span, lazy) -> list:  # standard pieces
@@ -440,10 +468,21 @@ def _open_files(source, wanted, box, span, lazy) -> list:  # standard pieces
                 if not lazy: ds.close()
             found.update(dict.fromkeys(map(str, ds.data_vars)))
     if pieces: return pieces
+    _explain_left_out(name, items, wanted)
     _explain_names(name, found)
     if span is not None: _explain_times(name, items, wanted, span)
     raise WeatherError(f"{name} holds none of the variables asked for, only {', '.join(found)}: "
                        "choose other variables.")
+
+def _explain_left_out(source, items, wanted):
+    "Raises `WeatherError` where fields look like those asked for, but are something else."
+    for item in items:
+        for ds in open_file(item, wanted):
+            for found, _ in identify_fields(ds):
+                is_asked_for = wanted is None or found.name in wanted or found.name in COLUMNS
+                if not (found.name and found.reason and is_asked_for): continue
+                raise WeatherError(f"{source} holds {found.field}, which is left out: "
+                                   f"{found.reason}. If that is not so, correct its attributes.")
 
 def _explain_names(source, names):
     "Raises `WeatherError` where a source has no variable of ours."
@@ -486,7 +525,7 @@ def _item_sha256(item) -> str:
     "Hash of a file, of all files of a store, or of the axes of a Dataset or of a distant store."
     if isinstance(item, xr.Dataset): return _axes_sha256(item, source_name(item))
     if is_url(item):
-        with reading(item), read_zarr(item) as ds: return _axes_sha256(ds, item)
+        with reading(item), read_zarr(item) as ds: return _axes_sha256(ds, source_name(item))
     if item.is_file(): return sha256(item)
     paths = [path for path in sorted(item.rglob("*")) if path.is_file()]
     lines = [f"{path.relative_to(item).as_posix()} {sha256(path)}\n" for path in paths]
@@ -549,8 +588,9 @@ def _open_era5(source, variables, box, time, cache) -> list:  # standard pieces
     ds = read_store(store, plan, box, _store_times(facts, time))
     for name, field in ds.items():
         ours = our_name(str(name))
+        if variable(ours).kind == "flux": field.attrs["window_hours"] = 1
         field.attrs.setdefault("units", _ERA5_UNITS.get(ours, variable(ours).units))
-    return standardise(ds.assign_attrs(title="ERA5"), store.url, expand_request(variables))
+    return standardise(ds.assign_attrs(title="ERA5"), store.name, expand_request(variables))
 
 def _store_times(facts, time) -> np.ndarray:  # (t,) datetime64[ns]
     "The store's times within a request. Raises `WeatherError` where it has none."
@@ -620,16 +660,20 @@ def open_weather(
     cache: str | Path | None = None,  # folder for pieces of a store; None: the user's cache folder
     strict: bool = True,  # False: warn of missing and impossible values, do not refuse them
     lazy: bool = False,  # on Dask arrays: values are read and checked when they are needed
+    sums: dict | None = None,  # {'tp': 'since_start' | 'per_step' | 'since_midnight'}
 ) -> xr.Dataset:  # the standard Dataset
     """Open any weather source as the same standard Dataset.
 
     Variables have this package's names and units (`2t` in K, `msl` in Pa, `tp` in kg m-2 h-1)
     and lie along `time, latitude, longitude`, or `time, y, x` on a projected grid; rows run from
     north to south. Accumulated amounts become mean rates over the preceding step, winds point
-    east and north. Forecast runs that overlap in time keep `init_time, lead_time`.
+    east and north. Forecast runs keep `init_time, lead_time`. Where a file leaves open how it
+    counts an amount, `sums` says it: over each step, from the start of the run, or from
+    midnight UTC.
 
     Raises `WeatherError` for a file that cannot be read, an unknown variable or region, times
-    that are not there, duplicate or irregular times, and missing or impossible values.
+    that are not there, duplicate or irregular times, sums that may be read in two ways, and
+    missing or impossible values.
 
     >>> import microclimate as mc
     >>> two_days, west_coast = ("2024-06-01", "2024-06-02"), (62, 60, 4, 8)
@@ -643,18 +687,22 @@ def open_weather(
     wanted, where, span = expand_request(variables), named_region(region), time_span(time)
     name, box = source_name(source), where.box if isinstance(where, Grid) else where
     kind = "dataset" if isinstance(source, xr.Dataset) else name.partition(":")[0]
+    check_sums(sums)
     warn = time is None or _is_pair(time)  # gaps between times that were picked are meant
     if lazy and kind in ("nature", "era5"):
         raise WeatherError(f"{name} comes in memory: "
                            "lazy is for the path, glob or URL of NetCDF or Zarr files.")
     if kind == "nature":
         return _finish(_open_nature(source, variables, region, time, seed), name, strict, warn)
-    if kind == "era5": pieces = _open_era5(name, variables, box or NORWAY.box, time, cache)
+    if kind == "era5": pieces = _open_era5(str(source), variables, box or NORWAY.box, time, cache)
     else: pieces = _open_files(source, wanted, box, span, lazy)
-    runs = [(start, rotate_winds(to_rates(ds, start))) for start, ds in join_runs(pieces)]
+    left_out = dict.fromkeys(text for p in pieces for text in p.attrs.pop("left_out", ()))
+    runs = [(start, rotate_winds(to_rates(ds, start, sums, strict)))
+            for start, ds in join_runs(pieces)]
     ds = select_variables(select_times(stack_runs(runs), time, name), variables, name)
     digest = None if kind == "era5" else _source_sha256(source, lazy)
     facts = dict(source_sha256=digest, region=getattr(where, "name", "")) | _credits(pieces)
+    if variables is None and left_out: facts["left_out"] = _tell_left_out(left_out, name)
     return _finish(orient_grid(ds).assign_attrs(facts), name, strict, warn)
 
 # %% ../../nbs/weather/08_open.ipynb #a06cfbc0
@@ -674,7 +722,18 @@ def _credits(pieces) -> dict:
     if any(piece.attrs.get("era5") for piece in pieces): credit = ERA5_CREDIT
     synthetic = any(int(piece.attrs.get("synthetic", 0)) for piece in pieces)
     title = _first_attribute(pieces, "title")
-    return dict(title=title, attribution=credit, synthetic=int(synthetic))
+    facts = dict(title=title, attribution=credit, synthetic=int(synthetic))
+    preliminary = _first_attribute(pieces, "preliminary")
+    return facts | dict(preliminary=preliminary) if preliminary else facts
+
+def _tell_left_out(left_out, name, most=50) -> str:
+    "Warn once of fields that nobody asked to leave out; returns them with the reasons."
+    fields = [text.partition(" (")[0] for text in left_out]
+    some = ", ".join(fields[:4]) + (" …" if len(fields) > 4 else "")
+    warnings.warn(f"{len(fields)} field(s) of {name} are left out ({some}): inspect_weather says "
+                  "why, and variables=[…] asks for those that you need.", stacklevel=3)
+    more = f"; and {len(left_out) - most} more" if len(left_out) > most else ""
+    return "; ".join([*left_out][:most]) + more
 
 def _first_attribute(pieces, key) -> str:
     values = [piece.attrs[key] for piece in pieces if piece.attrs.get(key)]
@@ -714,7 +773,7 @@ def _check_later(name, field, source, strict) -> xr.DataArray:
     def check_piece(values):
         piece = xr.Dataset({name: xr.DataArray(values)})
         _check(strict, check_values, piece, source)
-        return _clip(piece[name], variable(name)).values.astype("float32")
+        return _clip(piece[name], _row(name)).values.astype("float32")
     meta = np.empty((0,) * field.ndim, "float32")
     return field.copy(data=field.data.map_blocks(check_piece, dtype="float32", meta=meta))
 
@@ -733,7 +792,7 @@ def _tidy(ds) -> xr.Dataset:
     return tidy.drop_encoding()
 
 def _tidy_field(name, field) -> xr.DataArray:
-    row = variable(name)
+    row = _row(name)
     attrs = dict(long_name=row.long_name, units=row.units)
     if row.standard_name: attrs["standard_name"] = row.standard_name
     for key in ("derived_from", "window_hours"):

@@ -18,14 +18,14 @@ import xarray as xr
 from ..errors import WeatherError
 from ..variables import variable
 from microclimate.weather.identify import (
-    AMOUNTS, axis_name, conversion, identify_fields, linear, name_fields,
+    axis_name, conversion, identify_fields, linear, name_fields,
 )
 from .place import attach_projection, cut_region
 from .read import read_values, reading
-from .times import split_runs
+from .times import is_amount, is_open_sum, split_runs, sum_facts
 
 # %% ../../nbs/weather/07_standardise.ipynb #27e7ddaa
-_KEPT = ("source_name", "grid_relative", "window_hours", "from_start")  # for later steps
+_KEPT = ("source_name", "grid_relative", "window_hours", "product")  # for later steps
 
 def _load(name, da, path) -> xr.DataArray:  # (time, y, x) or (y, x) in our units, or an amount
     "Read one field. Raises `WeatherError` for units, dimensions or static fields that are wrong."
@@ -36,6 +36,8 @@ def _load(name, da, path) -> xr.DataArray:  # (time, y, x) or (y, x) in our unit
     if da.chunks is None: _check_share(name, values, da.attrs.get("units"), path)
     values = values.astype("f8") * factor + offset
     da = da.copy(data=values).transpose(..., *flat)
+    is_flux = variable(name).kind == "flux"
+    if is_flux and "sum_start" in da.coords: da = da.rename(sum_start=f"{name}_start")
     if variable(name).kind == "static" and "time" in da.dims: da = _drop_time(name, da, path)
     if "time" not in da.dims: da = da.compute()
     coords = ("time", f"{name}_start", *flat, "latitude", "longitude")
@@ -73,18 +75,9 @@ def file_conventions(
     name: str,  # ours
     da: xr.DataArray,  # from `name_fields`
     ds_attrs: dict,  # of the source
-    era5: bool = False,  # from `is_era5`
-) -> dict:  # `from_start`, `window_hours`, those that apply
+) -> dict:  # `product`, `window_hours`, those that apply
     "Attributes that later steps need."
-    source = str(da.attrs.get("source_name", "")).lower()
-    text = " ".join(map(str, (source, *da.attrs.values()))).lower()
-    found = {}
-    if "accumulated since" in text or source.endswith("_acc") or source.startswith("integral_of"):
-        found["from_start"] = 1
-    hours = re.search(r"_(\d+)hr?$", source)
-    if hours: found["window_hours"] = int(hours[1])
-    elif era5 and "from_start" not in found: found["window_hours"] = 1
-    return found
+    return sum_facts(da, ds_attrs) if variable(name).kind == "flux" else {}
 
 # %% ../../nbs/weather/07_standardise.ipynb #dfbf1ffd
 def is_era5(ds: xr.Dataset) -> bool:
@@ -100,7 +93,7 @@ def is_era5(ds: xr.Dataset) -> bool:
     is_forecast = any(key.get("GRIB_dataType") == "fc" for key in keys)
     return "cfgrib" in history and of_ecmwf and ("expver" in ds.variables or not is_forecast)
 
-# %% ../../nbs/weather/07_standardise.ipynb #28770751
+# %% ../../nbs/weather/07_standardise.ipynb #777f51fa
 def check_gridded(ds: xr.Dataset, path) -> None:
     "Raises `WeatherError` for stations and tracks, whose points share one dimension."
     lat, lon = axis_name(ds, "latitude"), axis_name(ds, "longitude")
@@ -120,10 +113,10 @@ def wrf_axes(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 def left_out_fields(
-    identified: list,  # from `identify_fields`
+    findings: list,  # of every field of a source
 ) -> tuple:  # of 'name (reason)'
     "Fields that nothing is made of, with the reason."
-    return tuple(f"{found.field} ({found.reason})" for found, _ in identified if found.reason)
+    return tuple(f"{found.field} ({found.reason})" for found in findings if found.reason)
 
 # %% ../../nbs/weather/07_standardise.ipynb #9fc9aedd
 def standardise(
@@ -141,13 +134,15 @@ def standardise(
         run = cut_region(run, path, box)
         identified = identify_fields(run)
         fields = name_fields(run, path, wanted, identified)
-        for name, da in fields.items(): da.attrs |= file_conventions(name, da, ds.attrs, era5)
+        for name, da in fields.items(): da.attrs |= file_conventions(name, da, ds.attrs)
         fields = _select_span(run, fields, span, init)
         if all(da.size == 0 for da in fields.values()): continue
         loaded = xr.Dataset({name: _load(name, da, path) for name, da in fields.items()})
-        attrs = dict(path=str(path), era5=int(era5))
-        if left_out := left_out_fields(identified): attrs["left_out"] = left_out
+        attrs = dict(path=str(path), era5=int(era5 or ds.attrs.get("era5", 0)))
+        findings = ds.attrs.get("findings") or [finding for finding, _ in identified]
+        attrs["left_out"] = left_out_fields(findings)
         if init is not None: attrs["init_time"] = str(init)
+        if "preliminary" in run.attrs: attrs["preliminary"] = run.attrs["preliminary"]
         attrs |= {key: ds.attrs[key] for key in _CREDITS if key in ds.attrs}
         pieces.append(attach_projection(loaded, run).drop_attrs(deep=False).assign_attrs(attrs))
     return pieces
@@ -158,16 +153,21 @@ _CREDITS = ("title", "institution", "attribution", "synthetic")  # attributes th
 def _select_span(run, fields, span, init) -> dict:
     "The times asked for; all times where amounts count from the start of a run."
     if span is None or "time" not in run.dims or init is not None: return fields
-    if any(_is_open_sum(name, da) for name, da in fields.items()): return fields
+    amounts = [da for name, da in fields.items() if _is_amount(name, da)]
+    open_sums = [da for da in amounts if is_open_sum(da)]
+    if not all(da.attrs.get("product") in _DAYS_TELL for da in open_sums): return fields
+    if open_sums: span = span[0] - _DAY, span[1] + _DAY
     time = run["time"].values.astype("M8[ns]")
     rows = np.flatnonzero((time >= span[0]) & (time <= span[1]))
     if len(rows) and np.ptp(rows) == len(rows) - 1: rows = slice(rows[0], rows[-1] + 1)
     moving = {name: da.isel(time=rows) for name, da in fields.items() if "time" in da.dims}
     return fields | moving
 
-def _is_open_sum(name, da) -> bool:
-    "Is it an amount over hours that are still to be found out?"
-    return conversion(name, da.attrs.get("units"))[2] in AMOUNTS and "window_hours" not in da.attrs
+_DAY = np.timedelta64(24, "h")
+_DAYS_TELL = ("ERA5", "ERA5-Land")  # a day before and after shows how sums are counted
+
+def _is_amount(name, da) -> bool:
+    return is_amount(name, conversion(name, da.attrs.get("units"))[2])
 
 # %% ../../nbs/weather/07_standardise.ipynb #02f99db4
 _EPS = 287.0597 / 461.5250  # gas constants of dry air over vapour, IFS

@@ -15,8 +15,8 @@ import xarray as xr
 from tqdm import tqdm
 
 # %% ../../nbs/weather/05_store.ipynb #8aab9ffe
-from ..errors import WeatherError
-from ..files import atomic
+from ..errors import WeatherError, without_secrets
+from ..files import atomic, check_folder, from_environment
 from ..variables import canonical, variable
 from .place import index_box
 from .read import is_url, read_zarr, reading
@@ -36,7 +36,7 @@ def store_url(source: str) -> str:  # 'era5', 'era5:wb2', 'era5:<URL or folder>'
     "The address of an ERA5 store. Raises `WeatherError` for an unknown name."
     name = source.partition(":")[2]
     if name in STORES: return STORES[name]
-    if is_url(name) or Path(name).is_dir(): return name
+    if is_url(from_environment(name)) or Path(name).is_dir(): return name
     names = ", ".join(f"era5:{n}" for n in STORES if n)
     raise WeatherError(f"Unknown ERA5 store '{source}': use era5, {names}, "
                        "or era5:URL of a store with the same layout.")
@@ -82,8 +82,8 @@ def _describe_field(da) -> dict:
 class Store:
     "A remote ERA5 store and its cache: opens the network only when something is missing on disk."
     def __init__(self, url: str, cache: str | Path | None = None):
-        digest = hashlib.sha256(url.encode()).hexdigest()[:12]
-        self.url, self.folder = url, cache_folder(cache) / "era5" / digest
+        self.url, self.name = from_environment(url), without_secrets(from_environment(url))
+        self.folder = _private(cache) / "era5" / _key(self.url)
         self._remote, self.about = None, self.folder / "store.json"
 
     @property
@@ -91,6 +91,20 @@ class Store:
         "The store itself, opened when it is first needed."
         if self._remote is None: self._remote = read_zarr(self.url)
         return self._remote
+
+def _key(url) -> str:
+    "An address as the name of a folder. A query may choose the data; user and password do not."
+    query = url.partition("?")[2]
+    return hashlib.sha256(without_secrets(url).encode() + query.encode()).hexdigest()[:12]
+
+def _private(cache) -> Path:
+    "The cache, its owner's alone; a folder that somebody named and made keeps its permissions."
+    folder = cache_folder(cache)
+    chosen = cache or os.environ.get("MICROCLIMATE_CACHE")
+    new = not folder.exists()
+    if new: check_folder(folder)
+    if (new or not chosen): folder.chmod(0o700)
+    return folder
 
 # %% ../../nbs/weather/05_store.ipynb #66063956
 def store_facts(
@@ -101,7 +115,7 @@ def store_facts(
     if store.about.is_file():
         facts = json.loads(store.about.read_text(encoding="utf-8"))
         if until is None or np.datetime64(facts["last"]) >= until: return facts
-    with reading(store.url): facts = describe_store(store.remote, store.url)
+    with reading(store.url): facts = describe_store(store.remote, store.name)
     with atomic(store.about) as part: part.write_text(json.dumps(facts), encoding="utf-8")
     return facts
 
@@ -144,7 +158,7 @@ def _read_day(store, path, name, facts, rows, columns, times, levels) -> xr.Data
     with reading(store.url): new = _fetch(store, name, facts, rows, columns, times, levels)
     missing = int(new.isnull().sum())
     if missing:
-        raise WeatherError(f"{store.url} has {missing} missing values in {name}, {path.stem}: "
+        raise WeatherError(f"{store.name} has {missing} missing values in {name}, {path.stem}: "
                            "it is not filled there; choose other times.")
     if keep is not None: new = xr.concat([keep, new], "time").sortby("time")
     plain, encoding = new.astype("f4").drop_attrs().drop_encoding(), dict(zlib=True, complevel=1)
