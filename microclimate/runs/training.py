@@ -30,7 +30,7 @@ from ..models.rollout import forecast, from_source
 from ..models.transfer import transfer
 from ..networks.aurora import AURORA_AUX, AURORA_CHANNELS, find_checkpoint, is_aurora, variant_step
 from ..parameters import unknown_name
-from ..provenance import with_cf
+from ..provenance import to_cf
 from .case import BASELINES, is_endless, usual_forecast
 from ..scores.evaluate import compare
 from ..training.loader import FIRST_WEEK, WeatherData, split_times
@@ -214,7 +214,7 @@ def open_for_model(
 def save_start(training: TrainingData, path: Path) -> Path:
     "The last states of the data as a classic NetCDF file, from which `forecast_onnx` starts."
     states = training.data.history * training.data.step_hours // step_of(training.truth)
-    with atomic(path) as part: with_cf(training.truth.isel(time=slice(-states, None))).to_netcdf(part, format="NETCDF3_64BIT")
+    with atomic(path) as part: to_cf(training.truth.isel(time=slice(-states, None))).to_netcdf(part, format="NETCDF3_64BIT")
     return path
 
 # %% ../../nbs/runs/02_training.ipynb #551d009a

@@ -596,6 +596,10 @@ def write_verif(
     fields = dict(obs=observed.transpose(*dims), fcst=_mean_of_members(members).transpose(*dims))
     if "number" in members.dims: fields["ensemble"] = members.transpose(*dims, "number")
     ds = _verif_dataset(fields, forecast).assign_attrs(units=units, **_verif_attrs(name, forecast))
+    for field, what in _VERIF_FIELDS.items():
+        about = dict(long_name=f"{what} {variable(name).long_name}", units=units)
+        if field in ds: ds[field].attrs |= about
+    for axis in ds.coords: ds[axis].encoding["_FillValue"] = None
     options = dict(engine="netcdf4", unlimited_dims=["time"])
     encoding = {n: dict(zlib=True, complevel=1) for n in fields} | dict(station_name=CHARACTERS)
     with atomic(path) as part: ds.to_netcdf(part, encoding=encoding, **options)
@@ -623,12 +627,12 @@ def _verif_dataset(fields: dict, forecast: xr.Dataset) -> xr.Dataset:
     data["station_name"] = "location", forecast["name"].values.astype(str)
     seconds = forecast.init_time.values.astype("M8[s]").astype("f8")
     hours = (forecast.lead_time.values / np.timedelta64(1, "h")).astype("f4")
-    started = dict(standard_name="forecast_reference_time", units=_EPOCH)
+    started = dict(standard_name="forecast_reference_time", units=_EPOCH, calendar="standard")
     ahead = dict(standard_name="forecast_period", units="hour")
     coords = dict(
         time=("time", seconds, started),
         leadtime=("leadtime", hours, ahead),
-        location=("location", forecast.location.values.astype("i4")),
+        location=("location", forecast.location.values.astype("i4"), dict(long_name="station")),
     )
     return xr.Dataset(data, coords)
 
@@ -637,6 +641,8 @@ _POSITION_ATTRS = dict(
     longitude=dict(units="degrees_east", standard_name="longitude"),
     altitude=dict(units="m", standard_name="surface_altitude"),
 )
+
+_VERIF_FIELDS = dict(obs="observed", fcst="forecast", ensemble="members of the forecast of")
 
 _KEPT = ("model", "boundary", "interpolation", "attribution")  # attributes
 
@@ -648,7 +654,8 @@ def _verif_attrs(name: str, forecast: xr.Dataset) -> dict:
     attrs |= {key: forecast.attrs[key] for key in _KEPT if forecast.attrs.get(key)}
     if name == "tp": attrs["x0"] = 0.0
     origin = json.dumps(provenance(model=model), default=str, sort_keys=True)
-    return attrs | dict(provenance=origin)
+    about = dict(Conventions="CF-1.11", title=f"{row.long_name} at stations")
+    return attrs | about | dict(history="written by microclimate", provenance=origin)
 
 # %% ../../nbs/scores/05_stations.ipynb #64edb379
 def read_verif(
