@@ -30,7 +30,7 @@ from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, read
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, our_name, plausible_unit
 from .place import rotate_winds
-from .standardise import derivations, derive_variables, standardise
+from .standardise import derivations, derive_variables, in_pieces, standardise
 from .times import check_sums, split_runs, to_rates
 
 # %% ../../nbs/weather/08_open.ipynb #c63bf956
@@ -234,19 +234,23 @@ def _period(source, times) -> str:
 def check_values(
     ds: xr.Dataset,  # our names and units; fields on Dask arrays are not checked here
     source: str,  # for messages
+    ranges: dict | None = None,  # from `_ranges`, where they are known
 ) -> None:
     "Raises `WeatherError` for missing and for physically impossible values."
-    for name, field in ds.data_vars.items():
-        if name == "crs" or field.chunks is not None: continue
-        low, high = value_range(field.values)
+    for name, (low, high) in (ranges or _ranges(ds)).items():
+        field = ds[name]
         if np.isnan(low): _refuse_missing(name, field, source)
         _check_bounds(str(name), low, high, source)
 
 def value_range(values: np.ndarray) -> tuple:  # smallest and largest; NaN where one is missing
     "Extremes of a field, a piece at a time: no copy, and each piece is fetched once."
-    pieces = values if values.ndim > 2 else [values]
-    ranges = np.array([(piece.min(), piece.max()) for piece in pieces if piece.size])
+    ranges = np.array([(piece.min(), piece.max()) for piece in in_pieces(values)])
     return (float(ranges[:, 0].min()), float(ranges[:, 1].max())) if len(ranges) else (0.0, 0.0)
+
+def _ranges(ds) -> dict:  # name -> smallest and largest value
+    "Of all fields in memory."
+    fields = {n: da for n, da in ds.data_vars.items() if n != "crs" and da.chunks is None}
+    return {str(name): value_range(field.values) for name, field in fields.items()}
 
 def _refuse_missing(name, field, source):
     missing, first = int(np.isnan(field.values).sum()), ""
@@ -733,10 +737,11 @@ def _finish(ds, name, strict, warn) -> xr.Dataset:
     attrs = dict(ds.attrs)
     for key in ("path", "era5", "init_time", "institution"): attrs.pop(key, None)
     attrs |= _check(strict, _check_axis, ds, name, warn)
-    _check(strict, check_values, ds, name)
+    ranges = _ranges(ds)
+    _check(strict, check_values, ds, name, ranges)
     unread = {n: field for n, field in ds.data_vars.items() if field.chunks}
     ds = ds.assign({n: _check_later(n, field, name, strict) for n, field in unread.items()})
-    ds = _tidy(ds).assign_attrs(attrs | dict(source=name))
+    ds = _tidy(ds, ranges).assign_attrs(attrs | dict(source=name))
     ds.attrs["source_sha256"] = ds.attrs.get("source_sha256") or content_sha256(ds)
     ds.attrs["synthetic"] = int(ds.attrs.get("synthetic", 0))
     ds.attrs["title"] = ds.attrs.get("title") or Path(name).name
@@ -761,36 +766,37 @@ def _check_later(name, field, source, strict) -> xr.DataArray:
     def check_piece(values):
         piece = xr.Dataset({name: xr.DataArray(values)})
         _check(strict, check_values, piece, source)
-        return _clip(piece[name], _row(name)).values.astype("float32")
+        return _clip(piece[name], _row(name), *value_range(values)).values.astype("float32")
     meta = np.empty((0,) * field.ndim, "float32")
     return field.copy(data=field.data.map_blocks(check_piece, dtype="float32", meta=meta))
 
 # %% ../../nbs/weather/08_open.ipynb #6ea9af3a
 _AXES = ("time", "init_time", "lead_time", "level", "latitude", "longitude", "x", "y")
 
-def _tidy(ds) -> xr.Dataset:
+def _tidy(ds, ranges) -> xr.Dataset:
     "float32 within physical bounds, variables in the table's order, no other coordinates."
     order = [*CHANNELS, *VARIABLES]
     def place(name): return order.index(name) if name in order else len(order)
 
     names = sorted((name for name in ds.data_vars if name != "crs"), key=place)
     coords = {name: ds[name] for name in ds.coords if name in _AXES}
-    tidy = xr.Dataset({name: _tidy_field(name, ds[name]) for name in names}, coords=coords)
+    tidy = xr.Dataset({name: _tidy_field(name, ds[name], ranges.get(name)) for name in names}, coords=coords)
     if "crs" in ds: tidy = tidy.assign(crs=ds["crs"])
     return tidy.drop_encoding()
 
-def _tidy_field(name, field) -> xr.DataArray:
+def _tidy_field(name, field, extremes) -> xr.DataArray:
     row = _row(name)
     attrs = dict(long_name=row.long_name, units=row.units)
     if row.standard_name: attrs["standard_name"] = row.standard_name
     for key in ("derived_from", "window_hours"):
         if key in field.attrs: attrs[key] = field.attrs[key]
-    clipped = field if field.chunks else _clip(field, row)
-    return clipped.astype("float32", copy=False).drop_attrs().assign_attrs(attrs)
+    if extremes: field = _clip(field, row, *extremes)
+    tidy = field.astype("float32", copy=False).copy(deep=False)
+    tidy.attrs = attrs
+    return tidy
 
-def _clip(field, row) -> xr.DataArray:
+def _clip(field, row, low, high) -> xr.DataArray:
     "Remove packing noise beyond the bounds; values that are impossible stay as they are."
-    low, high = value_range(field.values)
     if np.isnan(low): low, high = float(field.min()), float(field.max())
     is_noise = _is_possible(low, high, row) and (low < row.low or high > row.high)
     return field.clip(row.low, row.high) if is_noise else field
