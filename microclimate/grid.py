@@ -344,6 +344,7 @@ def to_dict(self: Grid) -> dict:
     return lists | dict(crs=crs, name=self.name)
 
 # %% ../nbs/05_grid.ipynb #59e0fc79
+_EARTH = {"reference_ellipsoid_name", "prime_meridian_name", "horizontal_datum_name"}  # all or none
 _NOT_CF = ("crs_wkt", "spatial_ref", "GeoTransform", "proj4", "proj4text")  # GDAL's and others'
 
 def read_crs(
@@ -375,6 +376,7 @@ def cf_mapping(
         crs = pyproj.CRS(parameters | dict(lat_2=parameters["lat_1"]))
     facts = {key: value for key, value in crs.to_cf().items() if key != "crs_wkt"}
     facts = {key: value for key, value in facts.items() if value != "unknown"}
+    if not _EARTH <= set(facts): facts = {k: v for k, v in facts.items() if k not in _EARTH}
     if parameters.get("proj") == "laea" and not facts: facts = _spherical_laea(parameters)
     if facts.get("grid_mapping_name") == "polar_stereographic":
         pole = parameters.get("lat_0", 90.0)

@@ -187,7 +187,7 @@ _alias = {alias: v.name for v in VARIABLES.values() for alias in v.aliases}
 def canonical(name: str) -> str | None:  # our name, or None for a name that no table knows
     "Translate another centre's name into ours, once, when a file is opened."
     if name in VARIABLES or name in CHANNELS: return name
-    return _alias.get(name) or _alias.get(name.lower())
+    return _alias.get(name)
 
 # %% ../nbs/01_variables.ipynb #82900ccb
 def by_standard_name(text: str) -> str | None:  # our name
@@ -283,12 +283,22 @@ AXES = {  # attributes of coordinates, by their names in files
               axis="X"),
 }
 
+_ROTATED_AXES = {  # those of a rotated pole are degrees
+    "y": dict(long_name="latitude of the rotated grid", standard_name="grid_latitude",
+              units="degrees", axis="Y"),
+    "x": dict(long_name="longitude of the rotated grid", standard_name="grid_longitude",
+              units="degrees", axis="X"),
+}
+
 def axis_attributes(
     name: str,  # of a coordinate, ours or a file's
     ndim: int = 1,  # latitudes of a projected grid are no axis
+    mapping: dict | None = None,  # CF attributes of the grid's projection
 ) -> dict:
     "CF attributes of a coordinate, except the units of times; nothing for one that is unknown."
-    about = AXES.get(disk_name(name), {})
+    is_rotated = (mapping or {}).get("grid_mapping_name") == "rotated_latitude_longitude"
+    axes = AXES | _ROTATED_AXES if is_rotated else AXES
+    about = axes.get(disk_name(name), {})
     return {key: text for key, text in about.items() if ndim == 1 or key != "axis"}
 
 # %% ../nbs/01_variables.ipynb #d20663cf

@@ -13,6 +13,7 @@ from microclimate.grid import spells
 from microclimate.models.registry import model_folder, read_config
 from microclimate.provenance import provenance, save_dataset
 from microclimate.runs.training import trained_on
+from microclimate.scores.stations import at_stations, open_observations, read_stations, read_verif
 from microclimate.scores.verification import check_climatology
 from microclimate.training.loader import split_times
 from microclimate.weather.climate import climatology, open_climatology
@@ -193,3 +194,52 @@ def test_dry_is_a_quarter_of_a_millimetre_in_the_window_of_the_sums():
     forecast["tp"].attrs["window_hours"] = 6
     with pytest.raises(WeatherError, match="mean over 6 h in the forecast, but the climatology's limits of dry and heavy are for 1 h"):
         check_climatology(usual, forecast)
+
+
+# --- stations -----------------------------------------------------------------------------------
+
+TEXT = """# variable: {name}
+# units: K
+date hour leadtime location lat lon altitude obs fcst
+20240607 12 0 1 60.5 9.5 -999 281 282
+20240607 12 3 1 60.5 9.5 -999 -999 283
+20240607 12 3 2 60.25 10 40 279 na
+"""
+
+
+def test_text_of_verif_is_what_verif_reads(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text(TEXT.format(name="2t"))
+    forecast, seen = read_verif(path)
+    theirs = pytest.importorskip("verif.input").Text(str(path))
+    np.testing.assert_array_equal(forecast.init_time.values.astype("M8[s]").astype(int), theirs.times)
+    np.testing.assert_array_equal(forecast.lead_time.values / np.timedelta64(1, "h"), theirs.leadtimes)
+    order = np.argsort([place.id for place in theirs.locations])
+    np.testing.assert_allclose(forecast["2t"], theirs.fcst[:, :, order], rtol=1e-6)
+    at = forecast.init_time.values[:, None] + forecast.lead_time.values
+    np.testing.assert_allclose(seen["2t"].sel(time=at[0]), theirs.obs[0][:, order], rtol=1e-6)
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("20240607 12 0 1", "na 12 0 1", "Row 1 of .* lacks its date"), ("date", "day", "has no column date"),
+    ("281", "281 1", "Row 1 of .* has 10 columns, its header 9"), ("279", "2790", "observation of 2t in .* is 2790 K|2t in .* is 2790 K"),
+    ("3 2 60.25 10", "3 1 60.5 9.5", "Row 3 of .* has the start, lead and station of an earlier one"),
+])
+def test_text_that_cannot_be_understood(tmp_path, old, new, words):
+    (tmp_path / "mine.txt").write_text(TEXT.format(name="2t").replace(old, new))
+    with pytest.raises(WeatherError, match=words): read_verif(tmp_path / "mine.txt")
+
+
+def test_an_unknown_altitude_matters_only_where_heights_are_corrected():
+    places = read_stations(pd.DataFrame(dict(id=[1, 2], lat=[60.5, 60.2], lon=[9.5, 10], altitude=[-999, 40])))
+    ds = xr.Dataset({"2t": field([280, 281], units="K"), "10u": field([1, 2], units="m s-1")}, AXES | dict(time=hours(2)))
+    ds["z_sfc"] = ds["2t"][0] * 0 + 500.0
+    with pytest.raises(WeatherError, match="no altitude of 1 to correct 2t to"): at_stations(ds, places)
+    assert at_stations(ds, places, lapse_rate=None)["2t"].shape == (2, 2) == at_stations(ds[["10u", "z_sfc"]], places)["10u"].shape
+
+
+def test_a_mark_among_observations_says_what_to_do():
+    where = dict(time="2024-06-07T06", station=1, lat=60.5, lon=9.5, altitude=40)
+    table = pd.DataFrame(where | dict(variable="2t", units="celsius", value=[-999]))
+    with pytest.raises(WeatherError, match="leave the value empty where it is missing"): open_observations(table)
+    with pytest.raises(WeatherError, match="no time in column 'time' but '06:00'"): open_observations(table.assign(time="06:00"))

@@ -1,9 +1,14 @@
 """Secrets, paths and strangers' words: what an address or a file says of itself goes nowhere it should not."""
 
+import hashlib
 import json
 import stat
 
+import netCDF4
+import numpy as np
 import pytest
+
+import xarray as xr
 
 import microclimate as mc
 from microclimate.errors import WeatherError
@@ -73,3 +78,41 @@ def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
     (tmp_path / "team").mkdir(mode=0o750)
     Store("https://host/x.zarr", tmp_path / "team")
     assert stat.S_IMODE((tmp_path / "team").stat().st_mode) == 0o750
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ds = mc.open_weather("nature", ["2t", "tp"], region=(61, 60, 8, 10), time=("2024-06-01", "2024-06-01T03"))
+    ds = ds.assign_attrs(model="mine")
+    return save_dataset(ds, tmp_path / "saved.nc", provenance(source="nature", seed=0))
+
+
+CHANGES = {
+    "units": lambda file: file["2t"].setncattr("units", "degC") if "2t" in file.variables else file["t2m"].setncattr("units", "degC"),
+    "model": lambda file: file.setncattr("model", "another"),
+    "synthetic": lambda file: file.setncattr("synthetic", 0),
+    "no synthetic": lambda file: file.delncattr("synthetic"),
+    "provenance": lambda file: file.setncattr("provenance", file.provenance.replace('"seed": 0', '"seed": 1')),
+    "no JSON": lambda file: file.setncattr("provenance", file.provenance[:-3]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_verify_covers_what_a_file_says(change, saved):
+    assert verify(saved)["source"] == "nature"
+    with netCDF4.Dataset(saved, "a") as file: CHANGES[change](file)
+    with pytest.raises(WeatherError, match="changed after it was written"): verify(saved)
+
+
+def test_files_of_earlier_versions_verify_what_they_can(saved):
+    "Version 0.2 had a checksum of the numbers alone, and counted a single number as a list of one."
+    with xr.load_dataset(saved, decode_timedelta=True) as ds:
+        digest = hashlib.sha256()
+        for name in sorted(map(str, ds.variables)):
+            values = np.ascontiguousarray(ds[name].values)
+            if values.dtype.kind in "mM": values = values.astype(f"{values.dtype.kind}8[ns]").view("int64")
+            digest.update(f"{name}{ds[name].dims}{values.shape}".encode())
+            digest.update(values.tobytes())
+        assert digest.hexdigest() == ds.attrs["content_sha256"]
+    with netCDF4.Dataset(saved, "a") as file: file.delncattr("header_sha256")
+    with pytest.warns(UserWarning, match="no checksum"): assert verify(saved)["source"] == "nature"

@@ -188,7 +188,7 @@ def test_no_file_of_verif(tmp_path):
 
 
 def test_observations_that_contradict_each_other(tmp_path):
-    path = foreign(tmp_path / "file.nc", standard_name="air_temperature", units="K")
+    path = foreign(tmp_path / "file.nc", standard_name="air_temperature", units="celsius")
     with netCDF4.Dataset(path, "a") as file:
         file["obs"][1, 0, 0] += 1
     with pytest.raises(WeatherError, match="two observations of station 18700 at 2024-01-02"):

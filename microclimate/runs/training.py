@@ -30,7 +30,7 @@ from ..models.rollout import forecast, from_source
 from ..models.transfer import transfer
 from ..networks.aurora import AURORA_AUX, AURORA_CHANNELS, find_checkpoint, is_aurora, variant_step
 from ..parameters import unknown_name
-from ..provenance import with_cf
+from ..provenance import to_cf
 from .case import BASELINES, is_endless, usual_forecast
 from ..scores.evaluate import compare
 from ..training.loader import FIRST_WEEK, WeatherData, split_times
@@ -113,6 +113,7 @@ class TrainingData:
         "What was held out and which starts are scored, to be found again from a saved model."
         starts = [str(t)[:16] for t in self.starts]
         split = dict(holdout=self.data.holdout, validate=self.data.validate, weeks_since=str(FIRST_WEEK))
+        split |= dict(zip(("first", "last"), (str(t)[:16] for t in self.truth.time.values[[0, -1]])))
         return split | dict(test_starts=starts, lead_hours=self.lead_hours)
 
     def summary(self) -> pd.DataFrame:
@@ -181,7 +182,7 @@ def _val_steps(weather, how, step) -> int:
 
 # %% ../../nbs/runs/02_training.ipynb #c2b9800f
 _SPLIT = ("holdout", "validate")
-_DATA = ("region", "start", "end", "spell_hours", "spell_every", *_SPLIT)
+_DATA = ("region", "start", "end", "first", "last", "spell_hours", "spell_every", *_SPLIT)
 
 def trained_on(model: str) -> dict:  # empty where the model does not say
     "Source, times and split of a model's training, as `open_training` takes them."
@@ -213,7 +214,7 @@ def open_for_model(
 def save_start(training: TrainingData, path: Path) -> Path:
     "The last states of the data as a classic NetCDF file, from which `forecast_onnx` starts."
     states = training.data.history * training.data.step_hours // step_of(training.truth)
-    with atomic(path) as part: with_cf(training.truth.isel(time=slice(-states, None))).to_netcdf(part, format="NETCDF3_64BIT")
+    with atomic(path) as part: to_cf(training.truth.isel(time=slice(-states, None))).to_netcdf(part, format="NETCDF3_64BIT")
     return path
 
 # %% ../../nbs/runs/02_training.ipynb #551d009a

@@ -749,4 +749,5 @@ def _write_netcdf(out, chunks, path):
         n: dict(zlib=True, complevel=1, shuffle=True, chunksizes=sizes)
         for n, sizes in chunks.items()
     }
-    with atomic(path) as part: out.to_netcdf(part, engine="netcdf4", encoding=pack)
+    axes = {n: dict(_FillValue=None) for n in out.coords}
+    with atomic(path) as part: out.to_netcdf(part, engine="netcdf4", encoding=pack | axes)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['saturation_vapour_pressure', 'dewpoint', 'vapour_pressure', 'derivations', 'derive_variables', 'in_pieces',
-           'file_conventions', 'is_era5', 'standardise']
+           'file_conventions', 'is_era5', 'check_gridded', 'wrf_axes', 'left_out_fields', 'standardise']
 
 # %% ../../nbs/weather/07_standardise.ipynb #f165c9f5
 import re
@@ -17,8 +17,10 @@ import xarray as xr
 
 # %% ../../nbs/weather/07_standardise.ipynb #9de3bbf7
 from ..errors import WeatherError
-from ..variables import is_wind_component, variable
-from .identify import axis_name, conversion, name_fields
+from ..variables import variable
+from microclimate.weather.identify import (
+    axis_name, conversion, identify_fields, linear, name_fields,
+)
 from .place import attach_projection, cut_region
 from .read import read_values, reading
 from .times import is_amount, is_open_sum, split_runs, sum_facts
@@ -101,6 +103,7 @@ def _load(name, da, path, exact=False) -> xr.DataArray:  # (time, y, x) or (y, x
     if is_amount(name, units) and da.chunks is None:  # stays a sum in the source's own numbers
         attrs, factor, exact = attrs | dict(factor=factor), 1, True
     with reading(path): values = _read(da, factor, offset, exact or "grid_relative" in attrs)
+    if da.chunks is None: _check_share(name, values, da.attrs.get("units"), path, factor)
     da = da.copy(data=values).transpose(..., *flat)
     is_flux = variable(name).kind == "flux"
     if is_flux and "sum_start" in da.coords: da = da.rename(sum_start=f"{name}_start")
@@ -167,32 +170,64 @@ def _drop_time(name, da, path) -> xr.DataArray:
                            "it has no level, so it is unclear which field it is.")
     return da.isel(time=0, drop=True)
 
+# %% ../../nbs/weather/07_standardise.ipynb #2d7fbe59
+def _check_share(name, values, units, path, factor):
+    "Raises `WeatherError` for fractions 0–1 that are declared as per cent."
+    never_small = re.fullmatch(r"[tlmh]cc|2r|r([3-9]|1\d)\d\d", name)
+    if linear(str(units), "%") != (1, 0) or not never_small or not values.size: return
+    most, median = np.nanmax(values) / factor, np.nanmedian(values) / factor
+    if most > 1.5 or not median > 0.05: return
+    raise WeatherError(f"{name} in {path} has the units '{units}' and no value above "
+                       f"{most:.3g}: these are fractions, not per cent; "
+                       "write units '1' into its attributes.")
+
 # %% ../../nbs/weather/07_standardise.ipynb #0097bb0e
 def file_conventions(
     name: str,  # ours
     da: xr.DataArray,  # from `name_fields`
     ds_attrs: dict,  # of the source
-) -> dict:  # `grid_relative`, `product`, `window_hours`, those that apply
+) -> dict:  # `product`, `window_hours`, those that apply
     "Attributes that later steps need."
-    source = str(da.attrs.get("source_name", "")).lower()
-    text = " ".join(map(str, (source, *da.attrs.values()))).lower()
-    found = {}
-    is_turned = is_wind_component(name) and _is_grid_relative(text, da.attrs, ds_attrs)
-    if is_turned: found["grid_relative"] = 1
-    if variable(name).kind == "flux": found |= sum_facts(da, ds_attrs)
-    return found
+    return sum_facts(da, ds_attrs) if variable(name).kind == "flux" else {}
 
-def _is_grid_relative(text, attrs, ds_attrs) -> bool:
-    "Do a file's words or GRIB keys say that winds follow the grid's axes?"
-    if any(mark in text for mark in ("x_wind", "y_wind", "uvrelativetogrid=1")): return True
-    if "'uvRelativeToGrid': 1" in str(ds_attrs.get("projection")): return True
-    return 1 in (attrs.get("GRIB_uvRelativeToGrid"), attrs.get("grid_relative"))
-
+# %% ../../nbs/weather/07_standardise.ipynb #dfbf1ffd
 def is_era5(ds: xr.Dataset) -> bool:
-    "Copernicus reanalysis as NetCDF: no lead times, and the service's name in the attributes."
+    "Copernicus reanalysis as NetCDF or Zarr: no lead times, and a service's mark on it."
     if axis_name(ds, "lead_time") in ds.dims: return False
-    text = " ".join(str(value) for value in ds.attrs.values()).lower()
-    return any(mark in text for mark in ("era5", "adaptor.mars", "european centre", "ecmwf"))
+    attrs = {key: str(value) for key, value in ds.attrs.items()}
+    keys = [attrs, *(da.attrs for da in ds.data_vars.values())]
+    if re.match(r"ERA5(-Land)?\b(?! driven)", attrs.get("title", "")): return True
+    if any(key.get("GRIB_class") in ("ea", "l5") for key in keys): return True
+    history = attrs.get("history", "")
+    if "grib_to_netcdf" in history and "adaptor.mars" in history: return True  # until 2024
+    of_ecmwf = "European Centre for Medium-Range" in attrs.get("institution", "")
+    is_forecast = any(key.get("GRIB_dataType") == "fc" for key in keys)
+    return "cfgrib" in history and of_ecmwf and ("expver" in ds.variables or not is_forecast)
+
+# %% ../../nbs/weather/07_standardise.ipynb #777f51fa
+def check_gridded(ds: xr.Dataset, path) -> None:
+    "Raises `WeatherError` for stations and tracks, whose points share one dimension."
+    lat, lon = axis_name(ds, "latitude"), axis_name(ds, "longitude")
+    if lat is None or lon is None or lat in ds.dims or ds[lat].dims != ds[lon].dims: return
+    if ds[lat].ndim != 1: return
+    raise WeatherError(f"{path} holds {ds[lat].size} points along {ds[lat].dims[0]}, such as "
+                       "stations, and no grid: give open_observations a table of them.")
+
+def wrf_axes(ds: xr.Dataset) -> xr.Dataset:
+    "A file as WRF writes it with one latitude and longitude for all times, and any other as it is."
+    if "MAP_PROJ" not in ds.attrs or "XLAT" not in ds.variables: return ds
+    for name in ("XLAT", "XLONG"):
+        if ds[name].ndim == 3: ds = ds.assign_coords({name: ds[name][0].reset_coords(drop=True)})
+    if "XTIME" in ds.coords and ds.XTIME.dtype.kind == "M" and "Time" in ds.dims:
+        ds = ds.swap_dims(Time="XTIME") if ds.XTIME.dims == ("Time",) else ds
+        ds = ds.rename(XTIME="time").drop_vars("Time", errors="ignore")
+    return ds
+
+def left_out_fields(
+    findings: list,  # of every field of a source
+) -> tuple:  # of 'name (reason)'
+    "Fields that nothing is made of, with the reason."
+    return tuple(f"{found.field} ({found.reason})" for found in findings if found.reason)
 
 # %% ../../nbs/weather/07_standardise.ipynb #9fc9aedd
 def standardise(
@@ -204,15 +239,20 @@ def standardise(
 ) -> list:  # one Dataset for each run, loaded unless `ds` is on Dask arrays
     "Rename, cut, load and convert. Raises `WeatherError` with the file and the variable."
     era5, pieces = is_era5(ds), []
+    ds = wrf_axes(ds)
+    check_gridded(ds, path)
     for init, run in split_runs(ds, path):
         run = cut_region(run, path, box)
-        fields = name_fields(run, path, wanted)
+        identified = identify_fields(run)
+        fields = name_fields(run, path, wanted, identified)
         for name, da in fields.items(): da.attrs |= file_conventions(name, da, ds.attrs)
         fields = _select_span(run, fields, span, init)
         if all(da.size == 0 for da in fields.values()): continue
         exact = _ingredients(fields)
         loaded = {name: _load(name, da, path, name in exact) for name, da in fields.items()}
         attrs = dict(path=str(path), era5=int(era5 or ds.attrs.get("era5", 0)))
+        findings = ds.attrs.get("findings") or [finding for finding, _ in identified]
+        attrs["left_out"] = left_out_fields(findings)
         if init is not None: attrs["init_time"] = str(init)
         if "preliminary" in run.attrs: attrs["preliminary"] = run.attrs["preliminary"]
         attrs |= {key: ds.attrs[key] for key in _CREDITS if key in ds.attrs}

@@ -395,7 +395,8 @@ def mean_rate(
         missing = np.isnan(total)
         if np.isnat(begin):
             rate[k], before[start[k + 1]] = np.nan, (end[k], total, missing)
-        elif end[k] <= begin:
+            continue
+        if end[k] <= begin:
             rate[k], before[begin] = 0.0, (end[k], 0.0, False)
         else:
             since, last, gap = before.pop(begin, (begin, 0.0, False))
