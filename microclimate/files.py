@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['project_root', 'project_path', 'assets', 'shared_data', 'from_environment', 'file_stem', 'atomic', 'check_folder',
-           'write_json', 'sha256', 'json_sha256', 'cuts', 'as_slice']
+           'write_json', 'sha256', 'json_sha256', 'header_sha256', 'cuts', 'as_slice']
 
 # %% ../nbs/02_files.ipynb #3fa7d214
 import contextlib, hashlib, importlib.util, json, os, re, uuid
@@ -114,6 +114,19 @@ def sha256(path: str | Path) -> str:  # 64 hex digits
 def json_sha256(value: object) -> str:  # 64 hex digits
     "The SHA-256 of what a JSON file would say, whatever the order of its keys."
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+# %% ../nbs/02_files.ipynb #a7cd78bc
+def header_sha256(
+    fields: dict,  # name: (names of its dimensions, its attributes), as they stand in the file
+    attrs: dict,  # of the file
+) -> str:  # 64 hex digits
+    "SHA-256 of all that a NetCDF file says of its numbers: names, units, model, provenance."
+    said = {name: [list(dims), _plain_values(about)] for name, (dims, about) in fields.items()}
+    whole = {key: value for key, value in attrs.items() if key != "header_sha256"}
+    return json_sha256([said, _plain_values(whole)])
+
+def _plain_values(attrs):
+    return {key: np.asarray(value).ravel().tolist() for key, value in attrs.items()}
 
 # %% ../nbs/02_files.ipynb #b681188b
 def cuts(

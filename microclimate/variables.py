@@ -187,7 +187,7 @@ _alias = {alias: v.name for v in VARIABLES.values() for alias in v.aliases}
 def canonical(name: str) -> str | None:  # our name, or None for a name that no table knows
     "Translate another centre's name into ours, once, when a file is opened."
     if name in VARIABLES or name in CHANNELS: return name
-    return _alias.get(name) or _alias.get(name.lower())
+    return _alias.get(name)
 
 # %% ../nbs/01_variables.ipynb #82900ccb
 def by_standard_name(text: str) -> str | None:  # our name

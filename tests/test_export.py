@@ -5,14 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import pytest
 import tract
 import xarray as xr
 
 from microclimate.device import netcdf3
+from microclimate.errors import WeatherError
 from microclimate.batch import Normalizer
 from microclimate.variables import CHANNELS
 from microclimate.provenance import open_saved, provenance, save_dataset, verify, with_cf
@@ -25,7 +29,8 @@ from microclimate.device.runner import Runner, load_engine, read_facts, read_sta
 from microclimate.device.runner import forecast_onnx
 
 ALL = ("z_sfc", "lsm", "lat", "lon", "solar", "doy")
-NORMAL = Normalizer(CHANNELS, (0.0,) * 13, (1.0,) * 13, (0.1,) * 13, 1)
+USUAL = load_model("sfno-tiny").normalizer
+NORMAL = Normalizer(CHANNELS, USUAL.mean, tuple(0.03 * std for std in USUAL.std), (0.1,) * 13, 1)  # no random forecast leaves the bounds
 START = np.datetime64("2025-01-10", "ns")
 
 
@@ -152,7 +157,8 @@ def hours(tmp_path_factory):
     model = build_model("edge-dense", NORMAL, grid, aux=("z_sfc",), dims=(8, 8, 8))
     export_model(model, folder / "model.onnx", engines=("onnxruntime",))
     values, time = np.ones((3, *grid.shape), "float32"), START + np.arange(3) * np.timedelta64(1, "h")
-    fields = {name: (("time", *grid.dims), values) for name in CHANNELS} | dict(z_sfc=(grid.dims, values[0]))
+    means = dict(zip(CHANNELS, USUAL.mean))
+    fields = {name: (("time", *grid.dims), values * np.float32(mean)) for name, mean in means.items()} | dict(z_sfc=(grid.dims, values[0]))
     return folder, with_cf(xr.Dataset(fields, coords=grid.coords() | dict(time=time)))
 
 
@@ -216,9 +222,70 @@ def test_texts_that_are_damaged(hours, tmp_path):
         read_facts(tmp_path / "damaged.onnx")
 
 
+def test_other_weights_are_found(hours, tmp_path):
+    "A flipped bit anywhere, a layer of zeros, the graph of another model under this one's texts."
+    path, whole, rng = tmp_path / "model.onnx", (hours[0] / "model.onnx").read_bytes(), np.random.default_rng(7)
+    facts, refused = read_facts(hours[0] / "model.onnx"), 0
+    for at in rng.integers(0, len(whole), 200):
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert read_facts(path) == facts
+        except (WeatherError, UserWarning) as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 190
+    graph = onnx_ir.load(hours[0] / "model.onnx")
+    largest = max(graph.graph.initializers.values(), key=lambda value: value.const_value.size)
+    largest.const_value = onnx_ir.tensor(np.zeros(largest.const_value.shape, "float32"), name=largest.name)
+    onnx_ir.save(graph, path)
+    with pytest.raises(WeatherError, match="not those that were exported"):
+        Runner(path)
+    other = build_model("edge-dense", NORMAL, regular_grid(62, 60, 4, 6, 0.25), aux=("z_sfc",), dims=(8, 8, 8), seed=5)
+    export_model(other, tmp_path / "other.onnx", engines=("onnxruntime",))
+    foreign, own = onnx_ir.load(tmp_path / "other.onnx"), onnx_ir.load(hours[0] / "model.onnx")
+    foreign.metadata_props.update(own.metadata_props)
+    onnx_ir.save(foreign, path)
+    with pytest.raises(WeatherError, match="not those that were exported"):
+        Runner(path)
+
+
+def test_files_without_a_digest_say_so(hours, tmp_path):
+    graph = onnx_ir.load(hours[0] / "model.onnx")
+    del graph.metadata_props["graph_sha256"]
+    onnx_ir.save(graph, tmp_path / "old.onnx")
+    with pytest.warns(UserWarning, match="no digest of its weights"):
+        assert Runner(tmp_path / "old.onnx").names == CHANNELS
+
+
+def test_impossible_values_are_refused(hours, tmp_path):
+    "What open_weather refuses is refused here too, before the forecast and in it."
+    hot = hours[1].assign({"2t": hours[1]["2t"] + 300})
+    hot.to_netcdf(tmp_path / "hot.nc", format="NETCDF3_64BIT")
+    with pytest.raises(WeatherError, match="2t in .*hot.nc runs from .* K, which is not possible"):
+        forecast_onnx(hours[0] / "model.onnx", tmp_path / "hot.nc", tmp_path / "out.nc", 1)
+    wild = shaken("edge-dense", regular_grid(62, 60, 4, 6, 0.25), dims=(8, 8, 8))
+    wild.normalizer = replace(NORMAL, std=tuple(300 * std for std in NORMAL.std))
+    export_model(wild, tmp_path / "wild.onnx", engines=("onnxruntime",))
+    weather = hours[1].assign(lsm=hours[1]["z_sfc"])
+    weather.to_netcdf(tmp_path / "weather.nc", format="NETCDF3_64BIT")
+    with pytest.raises(WeatherError, match="wild.onnx at 2025-01-1.* is not possible"):
+        forecast_onnx(tmp_path / "wild.onnx", tmp_path / "weather.nc", tmp_path / "out.nc", 240)
+    assert not (tmp_path / "out.nc").exists()
+
+
+def test_inputs_that_the_runner_lacks(tmp_path):
+    model = build_model("edge-dense", NORMAL, regular_grid(62, 60, 4, 6, 0.25), aux=("soil", "lat"), dims=(8, 8, 8))
+    with pytest.raises(WeatherError, match="takes soil, which forecast_onnx does not have"):
+        export_model(model, tmp_path / "model.onnx")
+
+
 def test_one_seed_is_one_forecast(hours, tmp_path):
     "The seed that a file names gives its numbers again, from a `Runner` that was used before too; another seed gives another member."
-    weather = hours[1].assign({"2t": hours[1]["2t"] + 280})
+    weather = hours[1]
     noisy = shaken("edge-dense", regular_grid(62, 60, 4, 6, 0.25), noise=2, dims=(8, 8, 8))
     export_model(noisy, tmp_path / "noisy.onnx", engines=("onnxruntime",))
     weather.assign(lsm=weather["z_sfc"]).to_netcdf(tmp_path / "weather.nc", format="NETCDF3_64BIT")

@@ -1,11 +1,20 @@
 """Secrets, paths and strangers' words: what an address or a file says of itself goes nowhere it should not."""
 
+import hashlib
 import json
 import stat
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import netCDF4
+import numpy as np
 import pytest
 
+import xarray as xr
+
 import microclimate as mc
+import microclimate.compute  # noqa: F401 -- before aurora: it mends a torchvision that was made for another torch
+from microclimate.delivery import foundry
 from microclimate.errors import WeatherError
 from microclimate.files import write_json
 from microclimate.provenance import provenance, save_dataset, verify
@@ -73,3 +82,106 @@ def test_the_cache_is_its_owners_alone(tmp_path, monkeypatch):
     (tmp_path / "team").mkdir(mode=0o750)
     Store("https://host/x.zarr", tmp_path / "team")
     assert stat.S_IMODE((tmp_path / "team").stat().st_mode) == 0o750
+
+
+@pytest.fixture
+def saved(tmp_path):
+    ds = mc.open_weather("nature", ["2t", "tp"], region=(61, 60, 8, 10), time=("2024-06-01", "2024-06-01T03"))
+    ds = ds.assign_attrs(model="mine")
+    return save_dataset(ds, tmp_path / "saved.nc", provenance(source="nature", seed=0))
+
+
+CHANGES = {
+    "units": lambda file: file["2t"].setncattr("units", "degC") if "2t" in file.variables else file["t2m"].setncattr("units", "degC"),
+    "model": lambda file: file.setncattr("model", "another"),
+    "synthetic": lambda file: file.setncattr("synthetic", 0),
+    "no synthetic": lambda file: file.delncattr("synthetic"),
+    "provenance": lambda file: file.setncattr("provenance", file.provenance.replace('"seed": 0', '"seed": 1')),
+    "no JSON": lambda file: file.setncattr("provenance", file.provenance[:-3]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_verify_covers_what_a_file_says(change, saved):
+    assert verify(saved)["source"] == "nature"
+    with netCDF4.Dataset(saved, "a") as file: CHANGES[change](file)
+    with pytest.raises(WeatherError, match="changed after it was written"): verify(saved)
+
+
+def test_files_of_earlier_versions_verify_what_they_can(saved):
+    "Version 0.2 had a checksum of the numbers alone, and counted a single number as a list of one."
+    with xr.load_dataset(saved, decode_timedelta=True) as ds:
+        digest = hashlib.sha256()
+        for name in sorted(map(str, ds.variables)):
+            values = np.ascontiguousarray(ds[name].values)
+            if values.dtype.kind in "mM": values = values.astype(f"{values.dtype.kind}8[ns]").view("int64")
+            digest.update(f"{name}{ds[name].dims}{values.shape}".encode())
+            digest.update(values.tobytes())
+        assert digest.hexdigest() == ds.attrs["content_sha256"]
+    with netCDF4.Dataset(saved, "a") as file: file.delncattr("header_sha256")
+    with pytest.warns(UserWarning, match="no checksum"): assert verify(saved)["source"] == "nature"
+
+
+class Echo(BaseHTTPRequestHandler):
+    "A service that quotes what it was sent, or answers what it was told to."
+    def do_POST(self):
+        said = f"you sent {self.headers['Authorization']} and {self.rfile.read(int(self.headers['Content-Length'])).decode()}"
+        text = said if self.server.answer is None else json.dumps(self.server.answer)
+        self.send_response(500 if self.server.answer is None else 200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args): pass
+
+
+@pytest.fixture
+def service():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def access_to_service(server):
+    where = f"http://127.0.0.1:{server.server_address[1]}"
+    return foundry.Access(f"{where}/score", "a+secret/token", f"{where}/box?sp=rw&sig=c2VjcmV0%2Bsig")
+
+
+def test_a_service_that_quotes_the_token(service, monkeypatch):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    monkeypatch.setitem(foundry.RETRIES, "total", 0)
+    service.answer, access = None, access_to_service(service)
+    with pytest.raises(WeatherError, match="HTTP 500") as caught:
+        foundry.client_for(access).submit_task(dict(data_folder_uri=access.container, token=access.token))
+    for secret in ("a+secret/token", "a%2Bsecret", "c2VjcmV0"): assert secret not in str(caught.value)
+
+
+TASK = dict(completed=False, status="running", progress_percentage=3, success=None)
+ODD = [dict(completed="false"), dict(completed=None), dict(status=None), dict(progress_percentage="3"),
+       dict(completed=True, success="yes"), dict(completed=True), dict(status=["a+secret/token"])]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_answers_of_another_kind(odd, service, monkeypatch, tmp_path):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    service.answer, access = TASK | odd, access_to_service(service)
+    order = foundry.Order(tmp_path, "aurora-0.25-small-pretrained", 12, "0" * 64)
+    with pytest.raises(WeatherError, match="does not say how far") as caught:
+        foundry.wait_for(order, "a-task", access, foundry.client_for(access), foundry.Pace(1, 0.01))
+    assert "a+secret/token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", [7, "", None, "../../x", "a/b", "a b", ["a"], "x" * 999, "é"], ids=str)
+def test_names_of_tasks(task, service, tmp_path):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    service.answer, access = dict(task_id=task), access_to_service(service)
+    order = foundry.Order(tmp_path, "aurora-0.25-small-pretrained", 12, "0" * 64)
+    with pytest.raises(WeatherError, match="no name of a task"): foundry.new_task(order, access, foundry.client_for(access))
+    write_json(order.asked | dict(task_id=task), tmp_path / "task.json")
+    assert foundry.remembered(order) is None
+
+
+@pytest.mark.parametrize("address", ["http://score.example/score", "ftp://127.0.0.1/score", "score", "http://127.0.0.1.example/score"])
+def test_secrets_travel_in_no_clear(address):
+    with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access(address, "t", "https://box.example/b?sp=rw&sig=x")
+    with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access("https://score.example/score", "t", address + "?sig=x")

@@ -20,8 +20,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 # %% ../../nbs/delivery/00_export.ipynb #3338a317
 from ..batch import Batch, Metadata, aux_fields, limits_of
-from ..device.runner import (FACTS, check_engines, check_overwrite, facts_digest,
-                                        load_engine, read_facts)
+from ..device.runner import (AUXILIARY, FACTS, check_engines, check_overwrite,
+                                        facts_digest, graph_sha256, load_engine, read_facts)
 from ..errors import WeatherError
 from ..files import check_folder, sha256
 from ..models.registry import Forecaster, weights_digest
@@ -38,6 +38,7 @@ def _channel_facts(name, i, normalizer):
         delta_std=normalizer.delta_std[i],
         log1p=row.transform == "log1p",
         limits=limits_of(name),
+        bounds=[row.low, row.high],
         attrs=row.attrs,
         own=own_rows([name]),  # for a runner whose table lacks it
     )
@@ -128,7 +129,10 @@ def to_onnx(
     return _simplify(program.model)
 
 def _check_plain(model):
-    "Raises `WeatherError` for a model that is not its plain float32 self."
+    "Raises `WeatherError` for a model that is not its plain float32 self, or takes other inputs."
+    if unknown := [name for name in model.aux if name not in AUXILIARY]:
+        raise WeatherError(f"{model.name} takes {', '.join(unknown)}, which forecast_onnx does not "
+                           f"have: train it with inputs of {', '.join(AUXILIARY)}.")
     if not hasattr(model.net, "config"):
         raise WeatherError(f"{model.name} runs in an engine or in bfloat16: export the model it "
                            "was made from.")
@@ -181,9 +185,16 @@ def save_onnx(
         unload(graph, path.parent, data.name, size_threshold_bytes=1024)
         second = dict(file=data.name, bytes=data.stat().st_size, sha256=sha256(data))
         facts = facts | dict(external=second)
+    graph.metadata_props.pop("graph_sha256", None)  # of the file that it was read from
     graph.metadata_props.update(facts_as_texts(facts))
     onnx_ir.save(graph, path)
+    _append_text(path, "graph_sha256", graph_sha256(path))
     return facts
+
+def _append_text(path, key, text):
+    "One more text at an ONNX file's end; key and text have less than 128 bytes."
+    parts = b"".join(bytes([tag, len(part)]) + part.encode() for tag, part in ((10, key), (18, text)))
+    with open(path, "ab") as file: file.write(bytes([14 << 3 | 2, len(parts)]) + parts)
 
 # %% ../../nbs/delivery/00_export.ipynb #0252668f
 def differences(

@@ -24,7 +24,7 @@ from ..batch import Batch, channels_of
 from ..errors import WeatherError
 from ..variables import disk_name, variable
 from ..files import atomic, file_stem
-from ..provenance import (as_attributes, open_saved, provenance as _provenance, to_cf,
+from ..provenance import (content_sha256, open_saved, provenance as _provenance, seal_file, to_cf,
                                      with_cf)
 from ..grid import Grid, relaxation
 from ..sun import TimesLike, as_times
@@ -137,8 +137,8 @@ def write_stream(
         with netCDF4.Dataset(part, "a") as file:
             for frame in frames: _append(file, frame)
         with xr.open_dataset(part, engine="netcdf4", decode_timedelta=True) as ds:
-            about = as_attributes(facts, ds)
-        with netCDF4.Dataset(part, "a") as file: file.setncatts(about)
+            digest = content_sha256(ds)
+        seal_file(part, facts, digest)
 
 # %% ../../nbs/models/02_rollout.ipynb #783e237d
 def _frames(model, ds, init_times, steps, boundary, width, device, keep, initial):

@@ -113,6 +113,7 @@ class TrainingData:
         "What was held out and which starts are scored, to be found again from a saved model."
         starts = [str(t)[:16] for t in self.starts]
         split = dict(holdout=self.data.holdout, validate=self.data.validate, weeks_since=str(FIRST_WEEK))
+        split |= dict(zip(("first", "last"), (str(t)[:16] for t in self.truth.time.values[[0, -1]])))
         return split | dict(test_starts=starts, lead_hours=self.lead_hours)
 
     def summary(self) -> pd.DataFrame:
@@ -181,7 +182,7 @@ def _val_steps(weather, how, step) -> int:
 
 # %% ../../nbs/runs/02_training.ipynb #c2b9800f
 _SPLIT = ("holdout", "validate")
-_DATA = ("region", "start", "end", "spell_hours", "spell_every", *_SPLIT)
+_DATA = ("region", "start", "end", "first", "last", "spell_hours", "spell_every", *_SPLIT)
 
 def trained_on(model: str) -> dict:  # empty where the model does not say
     "Source, times and split of a model's training, as `open_training` takes them."

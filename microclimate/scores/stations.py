@@ -744,6 +744,9 @@ def _open_verif_text(path) -> xr.Dataset:
 def _text_table(path) -> pd.DataFrame:
     "All rows as numbers. Raises `WeatherError` for missing columns and numbers."
     header, rows = _rows_of_text(path)
+    if "obs" not in header:
+        raise WeatherError(f"Cannot read {path}: it is neither NetCDF nor a text of verif, whose "
+                           "first line names its columns, obs among them.")
     uneven = [k for k, row in enumerate(rows) if len(row) != len(header)]
     if uneven:
         raise WeatherError(f"Row {uneven[0] + 1} of {path} has {len(rows[uneven[0]])} columns, its "

@@ -20,7 +20,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_grib.ipynb #049d5167
 from ..errors import WeatherError
-from ..variables import VARIABLES, canonical, variable
+from ..variables import VARIABLES, canonical, is_wanted, variable
 from .identify import Finding
 from .place import add_projection
 from .read import FILL, reading
@@ -65,7 +65,7 @@ GRIB_TABLE = (
     GribRow("strd", "ground", "sum", "W m-2", ("0.5.3",), (), (235036, 260097)),
     GribRow("strd", "ground", "sum", "J m-2", (), (), (175,)),
     GribRow("tcc", "column", "cloud", "%", ("0.6.1",), (71,), (228164,)),
-    GribRow("tcc", "column", "cloud", "1", (), (), (164,)),
+    GribRow("tcc", "column", "cloud", "1", ("253.71",), (), (164,)),  # HARMONIE: 0–1
     GribRow("lcc", "any", "cloud", "%", ("0.6.3",), (73,), ()),
     GribRow("lcc", "any", "cloud", "1", (), (), (186,)),
     GribRow("mcc", "any", "cloud", "%", ("0.6.4",), (74,), ()),
@@ -153,7 +153,8 @@ def _describe_1(get) -> GribMessage:
     kind, code = get("indicatorOfTypeOfLevel"), get("timeRangeIndicator")
     process, product = _ranges.get(code, "statistic"), _mars_products.get(get("marsType"), "")
     if process == "statistic": product = product or "a statistic over many times"
-    return GribMessage(code=str(number), is_local=not is_shared, surface=_surfaces.get(kind, -kind),
+    code_text = "253.71" if (table, number) == (253, 71) else str(number)
+    return GribMessage(code=code_text, is_local=not is_shared, surface=_surfaces.get(kind, -kind),
                        level=float(get("level") or 0), process=process, product=product)
 
 # %% ../../nbs/weather/04_grib.ipynb #8e459191
@@ -462,7 +463,7 @@ def _collect(path, wanted=None, with_values=True) -> tuple:  # fields; a Finding
             findings.append(replace(finding, reason=reason))
             continue
         name = f"{row.name}{message.level:g}" if row.place == "pressure" else row.name
-        if wanted is not None and name not in wanted: continue
+        if with_values and not is_wanted(name, wanted): continue
         field = _read_field(handle, get, name, row, message, grids, len(findings), path, ec)
         findings.append(_kept(finding, field, rule))
         fields.append(field)

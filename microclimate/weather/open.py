@@ -28,7 +28,7 @@ from ..variables import (CHANNELS, COLUMNS, LEVELS, R_DRY, STATICS, VARIABLES, V
 from .grib import read_grib
 from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
 from .store import Store, read_store, store_facts, store_url
-from .identify import AMOUNTS, our_name, plausible_unit
+from .identify import AMOUNTS, identify_fields, our_name, plausible_unit
 from .place import rotate_winds
 from .standardise import derivations, derive_variables, standardise
 from .times import check_sums, split_runs, to_rates
@@ -468,10 +468,21 @@ def _open_files(source, wanted, box, span, lazy) -> list:  # standard pieces
                 if not lazy: ds.close()
             found.update(dict.fromkeys(map(str, ds.data_vars)))
     if pieces: return pieces
+    _explain_left_out(name, items, wanted)
     _explain_names(name, found)
     if span is not None: _explain_times(name, items, wanted, span)
     raise WeatherError(f"{name} holds none of the variables asked for, only {', '.join(found)}: "
                        "choose other variables.")
+
+def _explain_left_out(source, items, wanted):
+    "Raises `WeatherError` where fields look like those asked for, but are something else."
+    for item in items:
+        for ds in open_file(item, wanted):
+            for found, _ in identify_fields(ds):
+                is_asked_for = wanted is None or found.name in wanted or found.name in COLUMNS
+                if not (found.name and found.reason and is_asked_for): continue
+                raise WeatherError(f"{source} holds {found.field}, which is left out: "
+                                   f"{found.reason}. If that is not so, correct its attributes.")
 
 def _explain_names(source, names):
     "Raises `WeatherError` where a source has no variable of ours."
@@ -685,11 +696,13 @@ def open_weather(
         return _finish(_open_nature(source, variables, region, time, seed), name, strict, warn)
     if kind == "era5": pieces = _open_era5(str(source), variables, box or NORWAY.box, time, cache)
     else: pieces = _open_files(source, wanted, box, span, lazy)
+    left_out = dict.fromkeys(text for p in pieces for text in p.attrs.pop("left_out", ()))
     runs = [(start, rotate_winds(to_rates(ds, start, sums, strict)))
             for start, ds in join_runs(pieces)]
     ds = select_variables(select_times(stack_runs(runs), time, name), variables, name)
     digest = None if kind == "era5" else _source_sha256(source, lazy)
     facts = dict(source_sha256=digest, region=getattr(where, "name", "")) | _credits(pieces)
+    if variables is None and left_out: facts["left_out"] = _tell_left_out(left_out, name)
     return _finish(orient_grid(ds).assign_attrs(facts), name, strict, warn)
 
 # %% ../../nbs/weather/08_open.ipynb #a06cfbc0
@@ -712,6 +725,15 @@ def _credits(pieces) -> dict:
     facts = dict(title=title, attribution=credit, synthetic=int(synthetic))
     preliminary = _first_attribute(pieces, "preliminary")
     return facts | dict(preliminary=preliminary) if preliminary else facts
+
+def _tell_left_out(left_out, name, most=50) -> str:
+    "Warn once of fields that nobody asked to leave out; returns them with the reasons."
+    fields = [text.partition(" (")[0] for text in left_out]
+    some = ", ".join(fields[:4]) + (" …" if len(fields) > 4 else "")
+    warnings.warn(f"{len(fields)} field(s) of {name} are left out ({some}): inspect_weather says "
+                  "why, and variables=[…] asks for those that you need.", stacklevel=3)
+    more = f"; and {len(left_out) - most} more" if len(left_out) > most else ""
+    return "; ".join([*left_out][:most]) + more
 
 def _first_attribute(pieces, key) -> str:
     values = [piece.attrs[key] for piece in pieces if piece.attrs.get(key)]
