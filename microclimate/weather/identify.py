@@ -523,11 +523,10 @@ def _identify(source, ds, meaning, claimed) -> tuple:
     da, (ours, named, rule, reason) = ds[source], meaning
     finding = Finding(source, units=str(da.attrs.get("units", "")), rule=rule)
     if ours is None: return replace(finding, reason="not a variable of this package"), {}
-    parts, level = {}, ""
+    parts, level, reason = {}, "", reason or _statistic(named or ours, da)
     if not reason and ours in _LETTERS: parts, level, reason = _on_levels(ours, named, da, claimed)
     elif not reason: parts, level, reason = _alone(ours, da)
     name = next(iter(parts)) if len(parts) == 1 else named or ours
-    reason = reason or _statistic(name, da)
     is_wind = ours in ("u", "v") or is_wind_component(ours)
     turned = is_wind and follows_grid(source, da, ds)
     direction = "the grid's axes" if turned else "east and north"
