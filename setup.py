@@ -29,6 +29,7 @@ setup(
         "console_scripts": [
             "build_forecast_module=microclimate.delivery.payload:main",
             "forecast_onnx=microclimate.device.runner:main",
+            "inspect_weather=microclimate.weather.inspect:main",
         ]
     },
 )

@@ -16,6 +16,7 @@ __version__ = "0.2.0"
 
 _HOMES = {  # name at the door: module, and the name there (None: the module itself)
     "open_weather": ("weather.open", "open_weather"),
+    "inspect_weather": ("weather.inspect", "inspect_weather"),
     "open_forecast": ("weather.forecasts", "open_forecast"),
     "MODELS": ("models.registry", "MODELS"),
     "load_model": ("models.registry", "load_model"),
@@ -36,9 +37,9 @@ _HOMES = {  # name at the door: module, and the name there (None: the module its
     "read_variables": ("variables", "read_variables"),
 }
 __all__ = [
-    "MODELS", "Batch", "Grid", "WeatherError", "build_model", "compare", "ensemble", "fit", "forecast",
-    "load_model", "open_forecast", "open_weather", "plot", "read_variables", "register_variable",
-    "rollout", "save_model", "score", "verify",
+    "Batch", "Grid", "MODELS", "WeatherError", "build_model", "compare", "ensemble", "fit",
+    "forecast", "inspect_weather", "load_model", "open_forecast", "open_weather", "plot",
+    "read_variables", "register_variable", "rollout", "save_model", "score", "verify",
 ]
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .training.fit import fit_model as fit
     from .variables import read_variables, register_variable
     from .weather.forecasts import open_forecast
+    from .weather.inspect import inspect_weather
     from .weather.open import open_weather
 
 

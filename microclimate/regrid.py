@@ -162,7 +162,8 @@ def regrid(
     matrices = dict.fromkeys(ds.data_vars, weights) | dict.fromkeys(KINDS, _largest(weights))
     on_grid = {n for n, da in ds.data_vars.items() if set(source.dims) <= set(da.dims)}
     fields = {n: _put(ds[n], matrices[n], source, grid) for n in ds.data_vars if n in on_grid}
-    rest = ds.drop_vars({*on_grid, "crs", *source.dims, "latitude", "longitude"} & set(ds.variables))
+    axes = {"crs", *source.dims, "latitude", "longitude"}
+    rest = ds.drop_vars((on_grid | axes) & set(ds.variables))
     out = rest.assign(fields).assign_coords(grid.coords()).assign_attrs(region=grid.name)
     return out if grid.regular else out.assign(crs=xr.DataArray(0, attrs=grid.crs))
 

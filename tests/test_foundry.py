@@ -265,7 +265,7 @@ def test_refusals(delivered, monkeypatch):
     channel = lambda url: foundry.channel_for(replace(access, container=url))
     with pytest.raises(foundry.LostTask): client().get_progress("a-task-of-yesterday")
     with pytest.raises(WeatherError, match="refuses the token"): client(token="another").get_progress("")
-    with pytest.raises(WeatherError, match="gives no answer"): client(endpoint="http://127.0.0.1:9/score").get_progress("")
+    with pytest.raises(WeatherError, match="does not answer"): client(endpoint="http://127.0.0.1:9/score").get_progress("")
     with pytest.raises(WeatherError, match="refuses the SAS .HTTP 403"): channel(container.replace("sig=", "sig=x")).exists("a", "input.nc")
     elsewhere = channel(container.replace("/weather?", "/winter?"))  # the signature is for one container
     with pytest.raises(WeatherError, match="HTTP 40[34]"): elsewhere.write(b"", "a", "input.nc")

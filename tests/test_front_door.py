@@ -16,7 +16,7 @@ import microclimate as mc
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "microclimate"
 DOOR = (
-    "open_weather open_forecast load_model build_model save_model MODELS fit forecast rollout "
+    "open_weather inspect_weather open_forecast load_model build_model save_model MODELS fit forecast rollout "
     "ensemble compare score Grid Batch WeatherError plot verify register_variable read_variables"
 ).split()
 HEAVY = "torch pytorch_lightning cartopy matplotlib fsspec aiohttp eccodes cfgrib".split()

@@ -14,6 +14,7 @@ from microclimate.grid import Grid, cf_mapping, read_crs, regular_grid, to_degre
 from microclimate.provenance import open_saved, save_dataset
 from microclimate.regrid import conservative_weights, regrid
 from microclimate.scores.evaluate import score
+from microclimate.scores.events import window_cells
 from microclimate.scores.stations import at_stations, read_stations
 from microclimate.weather.nature import sample
 from microclimate.weather.open import open_weather
@@ -386,3 +387,10 @@ def test_stations_keep_the_attributes_of_temperature():
     attrs = at_stations(weather, places)["2t"].attrs
     assert attrs.items() >= weather["2t"].attrs.items() and "note" not in attrs and "lapse_rate" in attrs
 
+
+
+def test_a_neighbourhood_that_does_not_fit_says_which_does():
+    "`run_evaluate` asks before it makes a forecast."
+    grid = regular_grid(60.5, 60, 9, 10, 0.25)  # about 60 km
+    with pytest.raises(WeatherError, match="at most 55 km") as error: window_cells(grid, 100)
+    assert "3×5" in str(error.value) and max(window_cells(grid, 27)) <= 5

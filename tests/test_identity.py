@@ -1,11 +1,14 @@
 """What a field is, by what its file says: standard names, levels, statistics, units."""
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from microclimate import WeatherError, open_weather
 from microclimate.weather.identify import conversion, identify_fields, linear
+from microclimate.weather.inspect import main
 
 TIME = np.arange("2024-06-01", "2024-06-01T03", dtype="M8[h]").astype("M8[ns]")
 AXES = dict(time=TIME, latitude=[61.0, 60.5, 60.0], longitude=[9.0, 9.5, 10.0, 10.5])
@@ -157,3 +160,29 @@ def test_pint_agrees(units, target):
     theirs = registry.Quantity(3.0, units).to(target).magnitude
     ours = linear(units.replace("watt_hour", "W h"), target.replace("kg/(m**2*hour)", "kg m-2 h-1"))
     assert 3.0 * ours[0] + ours[1] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_what_is_left_out_is_told_once(tmp_path):
+    fields = dict(t2m=field(), tasmax=field(cell_methods="time: maximum", standard_name="air_temperature"))
+    with pytest.warns(UserWarning, match=r"1 field\(s\) of .*file.nc are left out \(tasmax\)"):
+        weather = opened(tmp_path, fields)
+    assert weather.attrs["left_out"].startswith("tasmax (its maximum over time")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked = opened(tmp_path, fields, variables=["2t"])
+        weather[["2t"]].to_netcdf(tmp_path / "own.nc")
+        assert list(open_weather(tmp_path / "own.nc").data_vars) == ["2t"]
+        open_weather("nature", region=(62, 60, 4, 8))
+    assert "left_out" not in asked.attrs
+
+
+def test_the_command(tmp_path, capsys):
+    path = tmp_path / "file.nc"
+    xr.Dataset(dict(t2m=field(), odd=field("s")), AXES).to_netcdf(path)
+    main([str(path)])
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == "t2m 2t K 2 m instant the name t2m".split()
+    assert second.split()[:2] == ["odd", "–"] and second.endswith("not a variable of this package")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none.nc")])
+    assert capsys.readouterr().err.startswith("inspect_weather: There is no file")

@@ -14,14 +14,15 @@ import xarray as xr
 from microclimate.batch import Normalizer
 from microclimate.delivery.export import export_model
 from microclimate.device.runner import forecast_onnx
-from microclimate.grid import Grid, regular_grid
+from microclimate.grid import Grid, cf_mapping, read_crs, regular_grid, to_degrees
 from microclimate.models.baseline import Persistence
 from microclimate.models.members import ensemble
 from microclimate.models.registry import build_model
 from microclimate.models.rollout import forecast, forecast_to_file
-from microclimate.provenance import open_saved, provenance, save_dataset, verify
+from microclimate.provenance import open_saved, provenance, save_dataset, to_cf, verify
 from microclimate.scores.stations import at_stations, observations_from, read_stations, score_stations, write_verif
 from microclimate.variables import CHANNELS, disk_name, variable
+from microclimate.weather.climate import climatology, save_climatology
 from microclimate.weather.forecasts import open_forecast
 from microclimate.weather.open import open_weather
 
@@ -71,6 +72,11 @@ def files(weather, projected, tmp_path_factory):
         forecast_to_file(Drift(), ds, when, 6, folder / f"{name}.nc", initial=True).close()
     forecast_onnx(folder / "model.onnx", folder / "series.nc", folder / "device.nc", 6, starts[0], with_start=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def places():
+    return read_stations(pd.DataFrame(dict(id=[1, 2, 3], lat=[60.4, 61.1, 61.9], lon=[4.6, 5.3, 6.9], altitude=[10.0, 400, 5])))
 
 
 def plain(path):
@@ -228,6 +234,38 @@ def test_the_cf_checker_finds_nothing(name, files, tmp_path):
     assert not [text for text in others if name != "many" or "not in the recommended order T, Z, Y, X" not in text]
 
 
+PROJECTIONS = {  # and a corner of the grid, x and y
+    "+proj=lcc +lat_1=63 +lat_0=50 +lon_0=15 +R=6371000": (0, 1.2e6),
+    "+proj=stere +lat_0=90 +lat_ts=60 +lon_0=10 +R=6371229": (2e5, -3e6),
+    "+proj=laea +lat_0=52 +lon_0=10 +ellps=GRS80": (-1e5, 8e5),
+    "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371000": (-6, 2),
+}
+
+
+@pytest.mark.parametrize("proj", PROJECTIONS)
+def test_nor_on_any_projection(proj, tmp_path):
+    "A series and a forecast, metres or degrees along their axes."
+    mapping, (x0, y0) = cf_mapping(proj), PROJECTIONS[proj]
+    step = 0.5 if "ob_tran" in proj else 5e4
+    x, y = x0 + step * np.arange(6), y0 - step * np.arange(5)
+    lon, lat = to_degrees(read_crs(mapping))(*np.meshgrid(x, y))
+    weather = open_weather("nature", region=Grid(lat, lon, x, y, mapping), time=("2024-06-01", "2024-06-01T05"))
+    save_dataset(weather, tmp_path / "series.nc", {})
+    forecast_to_file(Drift(), weather, weather.time.values[2], 3, tmp_path / "forecast.nc").close()
+    for name in ("series", "forecast"): assert complaints(tmp_path / f"{name}.nc", tmp_path) == ([], [])
+
+
+def test_nor_in_climatologies_starts_and_verif(weather, places, tmp_path):
+    "verif calls the start of a forecast `time`, which the checker takes for the valid time; nothing else is found."
+    save_climatology(climatology(weather), tmp_path / "climatology.nc")
+    to_cf(weather).to_netcdf(tmp_path / "start.nc", format="NETCDF3_64BIT")  # as `run_export` puts it beside a model
+    for name in ("climatology", "start"): assert complaints(tmp_path / f"{name}.nc", tmp_path) == ([], [])
+    made = forecast(Drift(), weather, weather.time.values[3], 6)
+    write_verif(at_stations(made, places, ground=weather), observations_from(weather, places), "2t", tmp_path / "verif.nc", units="celsius")
+    errors, others = complaints(tmp_path / "verif.nc", tmp_path)
+    assert not others and all("should have standard_name='time'" in text for text in errors)
+
+
 def test_the_cf_checker_does_find_something(tmp_path):
     "In a file of the first version."
     assert any("should begin with a letter" in text for text in complaints(OLD, tmp_path)[1])
@@ -250,11 +288,6 @@ def test_iris_reads_it(name, files):
     period = warm.coord("forecast_period").copy()
     period.convert_units("hours")
     np.testing.assert_array_equal(period.points, LEADS)
-
-
-@pytest.fixture(scope="module")
-def places():
-    return read_stations(pd.DataFrame(dict(id=[1, 2, 3], lat=[60.4, 61.1, 61.9], lon=[4.6, 5.3, 6.9], altitude=[10.0, 400, 5])))
 
 
 @pytest.mark.parametrize("members", [0, 3])

@@ -9,6 +9,7 @@ import sys
 import netCDF4
 import numpy as np
 import pytest
+import xarray as xr
 
 from microclimate.errors import WeatherError
 from microclimate.variables import CHANNELS, disk_name
@@ -16,7 +17,7 @@ from microclimate.provenance import save_dataset
 from microclimate.weather.open import open_weather
 from microclimate.weather.forecasts import open_forecast
 from microclimate.models.registry import load_model
-from microclimate.delivery.payload import build_forecast_module, unpack
+from microclimate.delivery.payload import build_forecast_module, pack, unpack
 from microclimate.models.rollout import forecast_to_file
 
 START = np.datetime64("2024-06-08", "ns")
@@ -177,6 +178,32 @@ def test_a_changed_file_is_refused(made, tmp_path):
     with pytest.raises(WeatherError, match="was changed after it was written"):
         build_forecast_module(tmp_path / "forecast.nc", tmp_path / "web")
     assert not (tmp_path / "web").exists()
+
+
+def with_changes(made, path, change):
+    "The forecast of another centre: without a checksum, and changed."
+    with xr.load_dataset(made / "forecast.nc", decode_timedelta=True) as ds:
+        for key in ("provenance", "content_sha256", "header_sha256"): del ds.attrs[key]
+        change(ds).to_netcdf(path)
+    return path
+
+
+def test_titles_end_no_script(made, tmp_path):
+    title = "</script><script>alert(1)</script>\u2028\u2029 `${x}` */"
+    foreign = with_changes(made, tmp_path / "foreign.nc", lambda ds: ds.assign_attrs(title=title, attribution=title))
+    for path in build_forecast_module(foreign, tmp_path / "web"):
+        text = path.read_text(encoding="utf-8")
+        assert "<" not in text.split("\nexport const ")[1] and "\u2028" not in text and "\u2029" not in text
+        assert module(path)["title"] == module(path)["attribution"] == title
+
+
+def test_numbers_that_a_page_cannot_hold(made, tmp_path):
+    gone = with_changes(made, tmp_path / "gone.nc", lambda ds: ds.assign(t2m=ds["t2m"] * np.nan))
+    with pytest.raises(WeatherError, match="2t in .* missing values"): build_forecast_module(gone, tmp_path / "web")
+    for number in (1e18, 1e300, np.inf, -np.inf):
+        with pytest.raises(WeatherError, match="does not fit into 1 decimals"): pack(np.array([280.0, number]), ("x",), 1)
+    exact = np.array([-4.4e14, 4.4e14, np.nan, 0.1])
+    assert np.array_equal(unpack(pack(exact, ("x",), 1)), exact, equal_nan=True)
 
 
 def test_no_space_left(made, tmp_path):

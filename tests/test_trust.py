@@ -3,6 +3,10 @@
 import hashlib
 import json
 import stat
+import threading
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import netCDF4
 import numpy as np
@@ -11,6 +15,8 @@ import pytest
 import xarray as xr
 
 import microclimate as mc
+import microclimate.compute  # noqa: F401 -- before aurora: it mends a torchvision that was made for another torch
+from microclimate.delivery import foundry
 from microclimate.errors import WeatherError
 from microclimate.files import write_json
 from microclimate.provenance import provenance, save_dataset, verify
@@ -116,3 +122,101 @@ def test_files_of_earlier_versions_verify_what_they_can(saved):
         assert digest.hexdigest() == ds.attrs["content_sha256"]
     with netCDF4.Dataset(saved, "a") as file: file.delncattr("header_sha256")
     with pytest.warns(UserWarning, match="no checksum"): assert verify(saved)["source"] == "nature"
+
+
+class Echo(BaseHTTPRequestHandler):
+    "A service that quotes what it was sent, or answers what it was told to."
+    def do_POST(self):
+        said = f"you sent {self.headers['Authorization']} and {self.rfile.read(int(self.headers['Content-Length'])).decode()}"
+        text = said if self.server.answer is None else json.dumps(self.server.answer)
+        self.send_response(500 if self.server.answer is None else 200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args): pass
+
+
+@pytest.fixture
+def service():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def access_to_service(server):
+    where = f"http://127.0.0.1:{server.server_address[1]}"
+    return foundry.Access(f"{where}/score", "a+secret/token", f"{where}/box?sp=rw&sig=c2VjcmV0%2Bsig")
+
+
+def test_a_service_that_quotes_the_token(service, monkeypatch):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    monkeypatch.setitem(foundry.RETRIES, "total", 0)
+    service.answer, access = None, access_to_service(service)
+    with pytest.raises(WeatherError, match="HTTP 500") as caught:
+        foundry.client_for(access).submit_task(dict(data_folder_uri=access.container, token=access.token))
+    for secret in ("a+secret/token", "a%2Bsecret", "c2VjcmV0"): assert secret not in str(caught.value)
+
+
+TASK = dict(completed=False, status="running", progress_percentage=3, success=None)
+ODD = [dict(completed="false"), dict(completed=None), dict(status=None), dict(progress_percentage="3"),
+       dict(completed=True, success="yes"), dict(completed=True), dict(status=["a+secret/token"])]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_answers_of_another_kind(odd, service, monkeypatch, tmp_path):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    service.answer, access = TASK | odd, access_to_service(service)
+    order = foundry.Order(tmp_path, "aurora-0.25-small-pretrained", 12, "0" * 64)
+    with pytest.raises(WeatherError, match="does not say how far") as caught:
+        foundry.wait_for(order, "a-task", access, foundry.client_for(access), foundry.Pace(1, 0.01))
+    assert "a+secret/token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", [7, "", None, "../../x", "a/b", "a b", ["a"], "x" * 999, "é"], ids=str)
+def test_names_of_tasks(task, service, tmp_path):
+    pytest.importorskip("aurora", reason="an extra is not installed: aurora")
+    service.answer, access = dict(task_id=task), access_to_service(service)
+    order = foundry.Order(tmp_path, "aurora-0.25-small-pretrained", 12, "0" * 64)
+    with pytest.raises(WeatherError, match="no name of a task"): foundry.new_task(order, access, foundry.client_for(access))
+    write_json(order.asked | dict(task_id=task), tmp_path / "task.json")
+    assert foundry.remembered(order) is None
+
+
+@pytest.mark.parametrize("address", ["http://score.example/score", "ftp://127.0.0.1/score", "score", "http://127.0.0.1.example/score"])
+def test_secrets_travel_in_no_clear(address):
+    with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access(address, "t", "https://box.example/b?sp=rw&sig=x")
+    with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access("https://score.example/score", "t", address + "?sig=x")
+
+
+class Odd(SimpleHTTPRequestHandler):
+    "Serves files, but chunks of data a byte at a time, or without end."
+    def do_GET(self):
+        if "2m_temperature/" not in self.path or self.path.endswith((".zarray", ".zattrs")): return super().do_GET()
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not self.server.over.is_set():
+                self.wfile.write(bytes(2**20 if self.server.endless else 1))
+                self.server.over.wait(0 if self.server.endless else 0.05)
+        except OSError: pass
+
+    def log_message(self, *args): pass
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["dripping", "endless"])
+def test_a_server_that_never_ends(endless, served, monkeypatch, tmp_path):
+    folder = served.server.RequestHandlerClass.keywords["directory"]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Odd, directory=folder))
+    server.endless, server.over = endless, threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_SECONDS", "60" if endless else "1")
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_BYTES", "8e6")
+    address, began = f"http://127.0.0.1:{server.server_address[1]}/store.zarr", time.monotonic()
+    try:
+        with pytest.raises(WeatherError, match="more than 8e.06 bytes" if endless else "TimeoutError"):
+            mc.open_weather(f"era5:{address}", ["2t"], region=(66, 58, 4, 12), time=("2024-06-01T00", "2024-06-01T02"), cache=tmp_path)
+    finally:
+        server.over.set()
+        server.shutdown()
+    assert time.monotonic() - began < 30

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 # %% ../../nbs/delivery/03_foundry.ipynb #d0f0a0f4
 import numpy as np
@@ -41,11 +41,28 @@ class Access:
     token: str = field(repr=False)
     container: str = field(repr=False)  # URL of a container, or a folder in one, with its SAS
 
-    def __post_init__(self): _check_sas(parse_qs(urlsplit(self.container).query))
+    def __post_init__(self):
+        _check_private("FOUNDRY_ENDPOINT", self.endpoint)
+        _check_private("BLOB_URL_WITH_SAS", self.container)
+        _check_sas(self._signature)
+
+    @property
+    def _signature(self) -> dict: return parse_qs(urlsplit(self.container).query)
 
     def hide(self, text: str) -> str:
-        "A message without the secrets."
-        return re.sub(r"sig=[^&\s'\"]+", "sig=…", text).replace(self.token, "…")
+        "A message without the secrets, in whichever spelling the service returned them."
+        for secret in (self.token, self._signature["sig"][0]):
+            spellings = secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]
+            for spelling in spellings: text = text.replace(spelling, "…")
+        return re.sub(r"sig=[^&\s'\"]+", "sig=…", text)
+
+def _check_private(name, url):
+    "Raises `WeatherError` for an address to which secrets would travel in clear."
+    parts = urlsplit(url)
+    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme == "https" or (parts.scheme == "http" and here): return
+    raise WeatherError(f"{name} begins with {parts.scheme or 'no scheme'}: a secret would travel in "
+                       "clear; give an address that begins with https.")
 
 # %% ../../nbs/delivery/03_foundry.ipynb #c9071a46
 def _check_sas(sas):
@@ -222,7 +239,13 @@ def remembered(
     "The task of an earlier run that asked for the same."
     try: kept = json.loads((order.folder / "task.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
-    return kept["task_id"] if (order.asked | also).items() <= kept.items() else None
+    if not isinstance(kept, dict) or not _is_task(kept.get("task_id")): return None
+    same = all(kept.get(key) == value for key, value in (order.asked | also).items())
+    return kept["task_id"] if same else None
+
+def _is_task(name) -> bool:
+    "A task's id becomes part of names in the container: letters, digits, `-` and `_`."
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w-]{1,100}", name, re.ASCII))
 
 # %% ../../nbs/delivery/03_foundry.ipynb #25445b3a
 def _where(access: Access) -> dict:
@@ -234,9 +257,9 @@ def new_task(order: Order, access: Access, client) -> str:  # its id
     for path in order.files: path.unlink(missing_ok=True)
     asked = dict(model_name=order.model, num_steps=order.steps, data_folder_uri=access.container)
     task = client.submit_task(asked).get("task_id")
-    if not task:
-        raise WeatherError(f"The endpoint {access.endpoint} made no task: it is not an endpoint of "
-                           "Aurora.")
+    if not _is_task(task):
+        raise WeatherError(f"The endpoint {access.endpoint} gave no name of a task, but "
+                           f"{access.hide(repr(task))[:100]}: it is not an endpoint of Aurora.")
     write_json(dict(task_id=task) | order.asked | _where(access), order.folder / "task.json")
     return task
 
@@ -252,14 +275,26 @@ class Pace:
 def wait_for(order: Order, task: str, access: Access, client, pace: Pace):
     "Poll until the task is done. Raises `WeatherError` where it fails, or takes too long."
     end = time.monotonic() + pace.timeout_s
-    while not (info := client.get_progress(task))["completed"]:
+    while not (info := _progress(client, task, access))["completed"]:
         if time.monotonic() > end:
-            raise WeatherError(f"After {pace.timeout_s:g} s its task is still '{info['status']}', "
+            status = access.hide(info["status"])[:300]
+            raise WeatherError(f"After {pace.timeout_s:g} s its task is still '{status}', "
                                f"{info['progress_percentage']} % done: give a longer timeout_s.")
         if pace.stop.wait(pace.poll_s): raise WeatherError("The run was stopped.")
     if not info["success"]:
         (order.folder / "task.json").unlink()
         raise WeatherError(f"Its task failed in the service: {access.hide(info['status'])[:300]}")
+
+def _progress(client, task, access) -> dict:
+    "How far a task is. Raises `WeatherError` for an answer that is of another kind."
+    info = client.get_progress(task)
+    told = {key: type(info.get(key)) for key in ("completed", "status", "progress_percentage", "success")}
+    known = told["completed"] is bool and told["status"] is str
+    counted = told["progress_percentage"] in (int, float)
+    ended = info.get("completed") is not True or told["success"] is bool
+    if known and counted and ended: return info
+    raise WeatherError(f"The endpoint {access.endpoint} answers {access.hide(str(info))[:300]}, which "
+                       "does not say how far the task is: it is not an endpoint of Aurora.")
 
 # %% ../../nbs/delivery/03_foundry.ipynb #8e4e344b
 def _run_task(order, task, access, client, pace):

@@ -34,7 +34,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from ..errors import WeatherError
 from ..files import assets
-from ..grid import GRAVITY, Grid, distance
+from ..grid import GRAVITY, Grid, distance, read_crs
 from ..variables import Variable, is_wind_component, pressure_of, variable
 
 # %% ../../nbs/figures/00_maps.ipynb #b9e6198c
@@ -440,10 +440,7 @@ def map_projection(grid: Grid) -> ccrs.Projection:
 
 def _own_projection(grid: Grid) -> ccrs.Projection:
     "The projection that the grid's CF attributes describe."
-    try: projection = ccrs.Projection(pyproj.CRS.from_cf(grid.crs))
-    except (pyproj.exceptions.CRSError, KeyError) as error:
-        raise WeatherError(f"The grid's projection is not understood ({error}): "
-                           "check the attributes of 'crs'.") from error
+    projection = ccrs.Projection(read_crs(grid.crs))
     x, y = _outline(grid, projection)
     projection.bounds = (x.min(), x.max(), y.min(), y.max())
     projection.threshold = min(np.ptp(x), np.ptp(y)) / 100

@@ -121,10 +121,13 @@ def window_cells(
     if not scale > 0:
         raise WeatherError(f"A neighbourhood cannot have a side of {scale:g} km: "
                            "give it in km, as in 'fss>1@50'.")
-    height, width = (2 * int(500 * scale / side.mean()) + 1 for side in (grid.dy, grid.dx))
+    sides = grid.dy.mean(), grid.dx.mean()  # m
+    height, width = (2 * int(500 * scale / side) + 1 for side in sides)
     if height > rows or width > columns:
+        largest = min((n - 1) // 2 * side / 500 for n, side in zip((rows, columns), sides))
         raise WeatherError(f"A neighbourhood of {scale:g} km is {height}×{width} cells, "
-                           f"but the grid has only {rows}×{columns}: use a smaller scale.")
+                           f"but the grid has only {rows}×{columns}: use a smaller scale, "
+                           f"at most {max(1, int(largest))} km, or leave it out.")
     return height, width
 
 # %% ../../nbs/scores/01_events.ipynb #579ea787

@@ -20,7 +20,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/04_grib.ipynb #049d5167
 from ..errors import WeatherError
-from ..variables import VARIABLES, canonical, variable
+from ..variables import VARIABLES, canonical, is_wanted, variable
 from .identify import Finding
 from .place import add_projection
 from .read import FILL, reading
@@ -463,7 +463,7 @@ def _collect(path, wanted=None, with_values=True) -> tuple:  # fields; a Finding
             findings.append(replace(finding, reason=reason))
             continue
         name = f"{row.name}{message.level:g}" if row.place == "pressure" else row.name
-        if wanted is not None and name not in wanted: continue
+        if with_values and not is_wanted(name, wanted): continue
         field = _read_field(handle, get, name, row, message, grids, len(findings), path, ec)
         findings.append(_kept(finding, field, rule))
         fields.append(field)

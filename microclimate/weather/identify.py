@@ -517,11 +517,10 @@ def _identify(source, ds, meaning, claimed) -> tuple:
     da, (ours, named, rule, reason) = ds[source], meaning
     finding = Finding(source, units=str(da.attrs.get("units", "")), rule=rule)
     if ours is None: return replace(finding, reason="not a variable of this package"), {}
-    parts, level = {}, ""
+    parts, level, reason = {}, "", reason or _statistic(named or ours, da)
     if not reason and ours in _LETTERS: parts, level, reason = _on_levels(ours, named, da, claimed)
     elif not reason: parts, level, reason = _alone(ours, da)
     name = next(iter(parts)) if len(parts) == 1 else named or ours
-    reason = reason or _statistic(name, da)
     turned = ours in ("u", "v") and follows_grid(source, da, ds)
     direction = "the grid's axes" if turned else "east and north"
     finding = replace(finding, name=name, level=level, reason=reason, window=_window(name, da))
