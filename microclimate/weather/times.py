@@ -383,25 +383,29 @@ def mean_rate(
     amount: np.ndarray,  # (t, …) sums; NaN where one is missing
     start: np.ndarray,  # (t,) datetime64, when each sum began; NaT: before the first field
     end: np.ndarray,  # (t,) datetime64, when it ended, ascending
-) -> np.ndarray:  # (t, …) per second, never negative; NaN where a sum or the one before is missing
+    factor: float = 1.0,  # of the sums
+    seconds: float = 1.0,  # for which the rate is asked: 3600 for one per hour
+    out: np.ndarray | None = None,  # (t, …) for the result; may be `amount` itself
+) -> np.ndarray:  # (t, …) never negative; NaN where a sum or the one before is missing
     "Mean rate over the time since the preceding field of the same sum; 0 at the start of a run."
-    rate, before = np.empty(amount.shape), {}
+    rate, before = np.empty(amount.shape) if out is None else out, {}
     left = dict(zip(*np.unique(start, return_counts=True)))
     for k, begin in enumerate(start):
+        total = amount[k].astype("f8") * factor
+        missing = np.isnan(total)
         if np.isnat(begin):
-            before[start[k + 1]] = end[k], amount[k], np.isnan(amount[k])
-            rate[k] = np.nan
+            rate[k], before[start[k + 1]] = np.nan, (end[k], total, missing)
             continue
-        since, total, gap = before.pop(begin, (begin, 0.0, False))
-        seconds = (end[k] - since) / np.timedelta64(1, "s")
         if end[k] <= begin:
             rate[k], before[begin] = 0.0, (end[k], 0.0, False)
-            continue
-        missing = np.isnan(amount[k])
-        grown = np.fmax(total, amount[k])  # packing makes sums dip: the dip is no rain later
-        rate[k] = np.where(missing | gap, np.nan, (grown - total) / seconds)
+        else:
+            since, last, gap = before.pop(begin, (begin, 0.0, False))
+            length = (end[k] - since) / np.timedelta64(1, "s")
+            total = np.fmax(last, total)  # packing makes sums dip: the dip is no rain later
+            step = (total - last) / length * seconds
+            rate[k] = np.where(missing | gap, np.nan, step)
+            if left[begin] > 1: before[begin] = end[k], total, missing
         left[begin] -= 1
-        if left[begin]: before[begin] = end[k], grown, missing
     return rate
 
 # %% ../../nbs/weather/06_times.ipynb #699ba60c
@@ -418,8 +422,8 @@ def to_rates(
         if is_amount(name, units):
             da, start = _rate(da, init, path, (sums or {}).get(name), strict)
             skip = max(skip, int(np.isnat(start).sum()))
-            da = da.copy(data=da.data * (3600 if units == "kg m-2" else 1))
             da = da.assign_attrs(units=variable(name).units)
+            da.attrs.pop("factor", None)
         elif f"{name}_start" in da.coords: start = da[f"{name}_start"].values.astype("M8[ns]")
         if start is None: continue
         rates[name] = da.drop_vars(f"{name}_start", errors="ignore").assign_attrs(_width(da, start))
@@ -435,7 +439,9 @@ def _rate(da, init, path, told, strict) -> tuple:  # DataArray per second, start
     values = _possible(da, path, strict)
     start = sum_starts(da.copy(data=values), init, path, told)
     if init is not None: start = np.where(_nothing_yet(values, time, init), time, start)
-    return da.copy(data=mean_rate(values, start, time)), start
+    own = values if "factor" in da.attrs else None  # `standardise` read it for nobody else
+    factor, per_hour = da.attrs.get("factor", 1.0), 3600 if da.attrs["units"] == "kg m-2" else 1
+    return da.copy(data=mean_rate(values, start, time, factor, per_hour, own)), start
 
 def _nothing_yet(values, time, init) -> np.ndarray:  # (t,)
     "Times up to the start of a run, where a sum is missing because nothing has been summed."
@@ -461,11 +467,12 @@ def _possible(da, path, strict) -> np.ndarray:
     values, row = da.values, variable(da.name)
     least, most = (float(f.reduce(values, axis=None, initial=0.0)) for f in (np.fmin, np.fmax))
     per_hour = 3600 if da.attrs["units"] == "J m-2" else 1
+    per_hour /= da.attrs.get("factor", 1)
     largest = row.high * per_hour * 24 * 366
     noise = 1e-4 * row.high * per_hour + 1.5e-5 * min(most, largest)
     marked = any((values == mark).any() for mark in _MARKS if mark >= least)
     if not marked and least >= -noise and most <= largest: return values
-    message = (f"{da.name} in {path} has sums from {least:.6g} to {most:.6g} {da.attrs['units']}, "
+    message = (f"{da.name} in {path} has sums from {least:.6g} to {most:.6g}, "
                "which is not possible: declare the mark of what is missing as its _FillValue.")
     if strict: raise WeatherError(message)
     warnings.warn(message, stacklevel=5)
@@ -482,7 +489,7 @@ def _lazy_rate(da, init, path, told) -> tuple:
     seconds = (time - start) / np.timedelta64(1, "s")
     length = np.unique(seconds)
     seconds = length[0] if len(length) == 1 else seconds.reshape(-1, *(1,) * (da.ndim - 1))
-    return da.copy(data=da.data / seconds), start
+    return da.copy(data=da.data / seconds * (3600 if da.attrs["units"] == "kg m-2" else 1)), start
 
 def _lazy_starts(sample, time, told, da, path) -> np.ndarray:
     "Sums over each step need no other step; the first times show whether they are such sums."
