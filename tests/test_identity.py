@@ -159,7 +159,8 @@ def test_pint_agrees(units, target):
     pint = pytest.importorskip("pint")
     registry = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
     theirs = registry.Quantity(3.0, units).to(target).magnitude
-    ours = linear(units.replace("watt_hour", "W h"), target.replace("kg/(m**2*hour)", "kg m-2 h-1"))
+    target = {"kg/(m**2*hour)": "kg m-2 h-1", "dimensionless": "1"}.get(target, target)
+    ours = linear(units.replace("watt_hour", "W h"), target)
     assert 3.0 * ours[0] + ours[1] == pytest.approx(theirs, rel=1e-9)
 
 

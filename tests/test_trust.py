@@ -4,7 +4,9 @@ import hashlib
 import json
 import stat
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import netCDF4
 import numpy as np
@@ -185,3 +187,36 @@ def test_names_of_tasks(task, service, tmp_path):
 def test_secrets_travel_in_no_clear(address):
     with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access(address, "t", "https://box.example/b?sp=rw&sig=x")
     with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access("https://score.example/score", "t", address + "?sig=x")
+
+
+class Odd(SimpleHTTPRequestHandler):
+    "Serves files, but chunks of data a byte at a time, or without end."
+    def do_GET(self):
+        if "2m_temperature/" not in self.path or self.path.endswith((".zarray", ".zattrs")): return super().do_GET()
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not self.server.over.is_set():
+                self.wfile.write(bytes(2**20 if self.server.endless else 1))
+                self.server.over.wait(0 if self.server.endless else 0.05)
+        except OSError: pass
+
+    def log_message(self, *args): pass
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["dripping", "endless"])
+def test_a_server_that_never_ends(endless, served, monkeypatch, tmp_path):
+    folder = served.server.RequestHandlerClass.keywords["directory"]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Odd, directory=folder))
+    server.endless, server.over = endless, threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_SECONDS", "60" if endless else "1")
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_BYTES", "8e6")
+    address, began = f"http://127.0.0.1:{server.server_address[1]}/store.zarr", time.monotonic()
+    try:
+        with pytest.raises(WeatherError, match="more than 8e.06 bytes" if endless else "TimeoutError"):
+            mc.open_weather(f"era5:{address}", ["2t"], region=(66, 58, 4, 12), time=("2024-06-01T00", "2024-06-01T02"), cache=tmp_path)
+    finally:
+        server.over.set()
+        server.shutdown()
+    assert time.monotonic() - began < 30
