@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'Forecaster', 'build_model', 'save_model', 'weights_digest'
            'read_config', 'load_model', 'model_card', 'PeakMemory', 'model_facts']
 
 # %% ../../nbs/models/01_registry.ipynb #930af4ab
-import hashlib, json, shutil, uuid, weakref
+import hashlib, json, shutil, weakref
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..networks.aurora import AuroraNet
 from ..batch import Batch, Normalizer, aux_fields, aux_width, clip_to_bounds
 from ..networks.climax import CLIMAX_PRESETS, ClimaX
 from ..errors import WeatherError, as_markdown, without_secrets
-from ..files import assets, check_folder, json_sha256, project_path, sha256, write_json
+from ..files import aside, assets, check_folder, json_sha256, project_path, sha256, write_json
 from ..networks.edge import EDGE_PRESETS, Edge
 from ..networks.gnn import GNN_PRESETS, GNN
 from ..grid import Grid
@@ -181,7 +181,7 @@ def save_model(
     """
     folder = Path(folder)
     check_folder(folder.parent)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    part = aside(folder, "")
     try:
         check_folder(part)
         save_file(
