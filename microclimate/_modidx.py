@@ -1912,6 +1912,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'microclimate.parameters': { 'microclimate.parameters.Kind': ('parameters.html#kind', 'microclimate/parameters.py'),
                                          'microclimate.parameters._as_written': ( 'parameters.html#_as_written',
                                                                                   'microclimate/parameters.py'),
+                                         'microclimate.parameters._check_open': ( 'parameters.html#_check_open',
+                                                                                  'microclimate/parameters.py'),
                                          'microclimate.parameters._from': ('parameters.html#_from', 'microclimate/parameters.py'),
                                          'microclimate.parameters._read': ('parameters.html#_read', 'microclimate/parameters.py'),
                                          'microclimate.parameters._read_dictionary': ( 'parameters.html#_read_dictionary',
