@@ -3541,6 +3541,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'microclimate/weather/nature.py'),
                                              'microclimate.weather.nature._displacers': ( 'weather/nature.html#_displacers',
                                                                                           'microclimate/weather/nature.py'),
+                                             'microclimate.weather.nature._in_halves': ( 'weather/nature.html#_in_halves',
+                                                                                         'microclimate/weather/nature.py'),
                                              'microclimate.weather.nature._level_pair': ( 'weather/nature.html#_level_pair',
                                                                                           'microclimate/weather/nature.py'),
                                              'microclimate.weather.nature._logistic': ( 'weather/nature.html#_logistic',
