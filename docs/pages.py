@@ -275,12 +275,69 @@ def copy_texts(source):
     for file in [*DOCS.glob("*.md"), *(ROOT / name for name in TEXTS)]:
         text = moved(file.read_text(encoding="utf-8"), file, source)
         (source / place(file)).write_text(text, encoding="utf-8")
+    (source / "rules.md").write_text(rules_page(), encoding="utf-8")
     readme = ROOT / "README.md"
     readme = moved(readme.read_text(encoding="utf-8"), readme, source)
     index = source / "index.md"
     index.write_text(f"{readme}\n{index.read_text(encoding='utf-8')}", encoding="utf-8")
     shutil.copy(DOCS / "conf.py", source)
     shutil.copytree(DOCS / "static", source / "static")
+
+
+# the rules by which fields are read
+
+
+def table(head, rows):
+    "A table in Markdown; the cells are text."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def code(words):
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def by_meaning(names):
+    "Rows of (ours, theirs) from a table of theirs to ours."
+    ours = dict.fromkeys(names.values())
+    return [(f"`{name}`", code(n for n in names if names[n] == name)) for name in ours]
+
+
+def grib_rows():
+    from microclimate.weather.grib import GRIB_TABLE
+
+    for row in GRIB_TABLE:
+        keys = [code(row.codes), code(row.numbers), code(row.params)]
+        yield (f"`{row.name}`", row.place, row.process, row.units, *keys)
+
+
+def sum_rows():
+    from microclimate.weather.times import SUM_RULES
+
+    for row in SUM_RULES:
+        known_by = "; ".join(f"{fact}: `{mark}`" for fact, mark in row.known_by.items())
+        hours = "" if row.hours is None else f"{row.hours:g}"
+        yield row.product, known_by, row.rule.replace("_", " "), hours
+
+
+def rules_page():
+    "The page of rules, from the tables that `open_weather` reads."
+    from microclimate.variables import VARIABLES
+    from microclimate.weather import identify
+
+    own = {alias: row.name for row in VARIABLES.values() for alias in row.aliases}
+    products = {"The table of variables": own} | identify.PRODUCT_NAMES
+    names = [(product, *row) for product, theirs in products.items() for row in by_meaning(theirs)]
+    parts = {
+        "standard": table(["ours", "CF standard names"], by_meaning(identify.STANDARD_NAMES)),
+        "names": table(["product", "ours", "names"], names),
+        "vertical": table(["counts", "coordinates"], by_meaning(identify.VERTICAL)),
+        "units": table(["UDUNITS", "spellings"], by_meaning(identify.METEOROLOGY)),
+        "grib": table(["ours", "place", "process", "units", "GRIB 2", "GRIB 1", "paramId"], grib_rows()),
+        "sums": table(["product", "known by", "its sums", "hours"], sum_rows()),
+    }
+    text = (DOCS / "rules.md").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], text)
 
 
 def main():

@@ -116,6 +116,9 @@ def runs(ds: xr.Dataset) -> list:  # Datasets along `time`
 # %% ../nbs/07_batch.ipynb #ad775f89
 def series(ds: xr.Dataset) -> xr.Dataset:  # along `time`
     "One time axis: the data themselves, or the newest of the runs where they overlap."
+    if "time" not in ds.coords:
+        raise WeatherError(f"{ds.attrs.get('source', 'The data')} has no time axis, only "
+                           f"{', '.join(map(str, ds.data_vars))}: choose a series of weather.")
     return max(runs(ds), key=lambda run: run["time"].values[0])
 
 # %% ../nbs/07_batch.ipynb #7ac16cf2

@@ -1,5 +1,7 @@
 """What comes in by other doors than open_weather's: archives, forecasts, climatologies, stations, splits, runs."""
 
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,10 +13,14 @@ from microclimate.errors import WeatherError
 from microclimate.files import sha256
 from microclimate.grid import spells
 from microclimate.models.registry import model_folder, read_config
+from microclimate.parameters import SOURCE
 from microclimate.provenance import provenance, save_dataset
+from microclimate.runs.case import open_case
+from microclimate.runs.session import begin_run
 from microclimate.runs.training import trained_on
 from microclimate.scores.stations import at_stations, open_observations, read_stations, read_verif
 from microclimate.scores.verification import check_climatology
+from microclimate.training.lightning import MetricsLog, StepsBar
 from microclimate.training.loader import split_times
 from microclimate.weather.climate import climatology, open_climatology
 from microclimate.weather.forecasts import open_forecast
@@ -243,3 +249,50 @@ def test_a_mark_among_observations_says_what_to_do():
     table = pd.DataFrame(where | dict(variable="2t", units="celsius", value=[-999]))
     with pytest.raises(WeatherError, match="leave the value empty where it is missing"): open_observations(table)
     with pytest.raises(WeatherError, match="no time in column 'time' but '06:00'"): open_observations(table.assign(time="06:00"))
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+def test_a_source_may_be_a_list_of_files(tmp_path):
+    weather = open_weather("nature", ["2t", "msl"], (62, 60, 4, 8), ("2024-06-01", "2024-06-02"))
+    files = [write(tmp_path / f"{k}.nc", weather.isel(time=slice(24 * k, 24 * k + 24))) for k in range(2)]
+    for given in (files, str([str(path) for path in files])):
+        case = open_case(SOURCE.read(given), "none", "2024-06-02T00", lead_hours=3, history_days=0)
+        assert case.weather.sizes["time"] == 5 and case.is_synthetic and case.climatology() is None
+
+
+def test_what_has_no_times_is_no_start(tmp_path):
+    still = xr.Dataset({"z": field([1000], units="m2 s-2")}, AXES | dict(time=hours(1))).isel(time=0, drop=True)
+    path = write(tmp_path / "still.nc", still)
+    with pytest.raises(WeatherError, match="still.nc has no time axis, only z_sfc"): open_case(str(path), "none")
+
+
+def test_a_run_is_alone_in_its_folder_and_tidies_it(tmp_path):
+    "Another process holds the folder; when it is killed, the next run takes it over and removes its half."
+    code = f"""
+from pathlib import Path
+from microclimate.files import aside
+from microclimate.runs.session import lock_folder
+folder = Path({str(tmp_path)!r})
+lock_folder(folder)
+aside(folder / "forecast.nc").touch()
+print("ready", flush=True)
+input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "ready\n"
+    cell = "out_dir = ''\nsource = ''"
+    notebook = dict(In=[cell], out_dir=str(tmp_path), source="nature")
+    with pytest.raises(WeatherError, match=f"Another run, process {other.pid}, is at work in"): begin_run(dict(notebook))
+    other.kill()
+    other.wait()
+    run = begin_run(dict(notebook))
+    assert not list(tmp_path.glob(".forecast*"))
+    run.finish()
+    assert not (tmp_path / ".lock").exists()
+    with pytest.raises(WeatherError, match="forecast.nc, which a run writes"): begin_run(notebook | dict(source=f"{tmp_path}/*.nc"))
+
+
+def test_ctrl_c_before_the_first_step_is_no_other_error(tmp_path):
+    bar = StepsBar(MetricsLog(tmp_path / "metrics.csv", 1))
+    bar.on_exception(None, None, KeyboardInterrupt())

@@ -148,3 +148,9 @@ def test_written_pages_name_what_exists(path):
     for notebook, names in commands(text):
         unknown = names - parameters(ROOT / notebook)
         assert not unknown, f"{path.name}: {notebook} lacks the parameters {unknown}"
+
+
+def test_page_of_rules_is_made_from_the_tables():
+    said = run(sys.executable, "-c", "import sys; sys.path.insert(0, 'docs'); import pages; print(pages.rules_page())")
+    assert "{{" not in said and "| `2t` | 2 m | instant | K |" in said
+    assert "`grid_eastward_wind`" in said and "| WRF | `10u` | `U10` |" in said

@@ -4,10 +4,15 @@ import hashlib
 import json
 import stat
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+import warnings
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
+import pandas as pd
 import pytest
 
 import xarray as xr
@@ -18,6 +23,9 @@ from microclimate.delivery import foundry
 from microclimate.errors import WeatherError
 from microclimate.files import write_json
 from microclimate.provenance import provenance, save_dataset, verify
+from microclimate.models.baseline import Persistence
+from microclimate.models.rollout import forecast_archive
+from microclimate.runs.session import Run
 from microclimate.weather.store import Store
 
 from test_era5_http import make_store, serve
@@ -185,3 +193,66 @@ def test_names_of_tasks(task, service, tmp_path):
 def test_secrets_travel_in_no_clear(address):
     with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access(address, "t", "https://box.example/b?sp=rw&sig=x")
     with pytest.raises(WeatherError, match="would travel in clear"): foundry.Access("https://score.example/score", "t", address + "?sig=x")
+
+
+class Odd(SimpleHTTPRequestHandler):
+    "Serves files, but chunks of data a byte at a time, or without end."
+    def do_GET(self):
+        if "2m_temperature/" not in self.path or self.path.endswith((".zarray", ".zattrs")): return super().do_GET()
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not self.server.over.is_set():
+                self.wfile.write(bytes(2**20 if self.server.endless else 1))
+                self.server.over.wait(0 if self.server.endless else 0.05)
+        except OSError: pass
+
+    def log_message(self, *args): pass
+
+
+@pytest.mark.parametrize("endless", [False, True], ids=["dripping", "endless"])
+def test_a_server_that_never_ends(endless, served, monkeypatch, tmp_path):
+    folder = served.server.RequestHandlerClass.keywords["directory"]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Odd, directory=folder))
+    server.endless, server.over = endless, threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_SECONDS", "60" if endless else "1")
+    monkeypatch.setenv("MICROCLIMATE_REMOTE_BYTES", "8e6")
+    address, began = f"http://127.0.0.1:{server.server_address[1]}/store.zarr", time.monotonic()
+    try:
+        with pytest.raises(WeatherError, match="more than 8e.06 bytes" if endless else "TimeoutError"):
+            mc.open_weather(f"era5:{address}", ["2t"], region=(66, 58, 4, 12), time=("2024-06-01T00", "2024-06-01T02"), cache=tmp_path)
+    finally:
+        server.over.set()
+        server.shutdown()
+    assert time.monotonic() - began < 30
+
+
+def test_a_dollar_in_a_title_is_a_dollar(tmp_path):
+    from microclimate.figures.maps import draw_title, figure_style
+    with figure_style():
+        figure = plt.figure(figsize=(4, 3))
+        draw_title(figure, "cost $x_ of $\\frac", "a $ credit $^ of <b>somebody</b>")
+        figure.savefig(tmp_path / "title.png")
+    plt.close(figure)
+
+
+NAMES = ["../../outside", "/outside", "a/b", "..", "", "x" * 400, "<b>$x$</b>"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_is_a_path(name, tmp_path):
+    "A model's name, as a strange config.json has it, leads to no other folder."
+    weather = mc.open_weather("nature", ["2t", "msl"], region=(61, 60, 8, 10), time=("2024-06-01", "2024-06-01T05"))
+    still = Persistence(1, name=name)
+    folder = tmp_path / "a" / "b" / "forecasts"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = forecast_archive(still, weather, weather.time.values[:1], 2, folder)
+    run = Run({}, folder, "cpu")
+    run.show(name, plt.figure())
+    run.save_table(name, pd.DataFrame(dict(a=[1])))
+    run.finish()
+    assert made[0].parent == folder and len(list(folder.glob("*.png"))) == len(list(folder.glob("*.csv"))) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder] == []
+    plt.close("all")

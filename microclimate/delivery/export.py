@@ -8,7 +8,7 @@ __all__ = ['OPSET', 'TOLERANCE', 'MIN_WEIGHTS', 'export_facts', 'facts_as_texts'
            'quantise_weights']
 
 # %% ../../nbs/delivery/00_export.ipynb #a3ae8048
-import json, os, shutil, uuid, warnings
+import json, os, shutil, warnings
 from pathlib import Path
 
 # %% ../../nbs/delivery/00_export.ipynb #3970966a
@@ -23,7 +23,7 @@ from ..batch import Batch, Metadata, aux_fields, limits_of
 from ..device.runner import (AUXILIARY, FACTS, check_engines, check_overwrite,
                                         facts_digest, graph_sha256, load_engine, read_facts)
 from ..errors import WeatherError
-from ..files import check_folder, sha256
+from ..files import aside, check_folder, sha256
 from ..models.registry import Forecaster, weights_digest
 from ..provenance import provenance, with_cf
 from ..variables import own_rows, variable
@@ -254,7 +254,7 @@ def export_model(
 
 def _make_then_rename(path, make):
     "What `make` writes in a folder of its own gets its name when `make` has returned."
-    part = check_folder(path.parent) / f".{path.stem}.{uuid.uuid4().hex[:8]}"
+    part = aside(check_folder(path.parent) / path.name, "")
     try:
         part.mkdir()
         result = make(part / path.name)

@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'Forecaster', 'build_model', 'save_model', 'weights_digest'
            'read_config', 'load_model', 'model_card', 'PeakMemory', 'model_facts']
 
 # %% ../../nbs/models/01_registry.ipynb #930af4ab
-import hashlib, json, shutil, uuid, weakref
+import hashlib, json, shutil, weakref
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..networks.aurora import AuroraNet
 from ..batch import Batch, Normalizer, aux_fields, aux_width, clip_to_bounds
 from ..networks.climax import CLIMAX_PRESETS, ClimaX
-from ..errors import WeatherError, without_secrets
-from ..files import assets, check_folder, json_sha256, project_path, sha256, write_json
+from ..errors import WeatherError, as_markdown, without_secrets
+from ..files import aside, assets, check_folder, json_sha256, project_path, sha256, write_json
 from ..networks.edge import EDGE_PRESETS, Edge
 from ..networks.gnn import GNN_PRESETS, GNN
 from ..grid import Grid
@@ -181,7 +181,7 @@ def save_model(
     """
     folder = Path(folder)
     check_folder(folder.parent)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    part = aside(folder, "")
     try:
         check_folder(part)
         save_file(
@@ -404,7 +404,7 @@ def model_card(
         .reset_index()
     )
     lines = [
-        f"# {model.name}",
+        f"# {as_markdown(model.name)}",
         text,
         f"{count_parameters(model.net):,} parameters, step {model.step_hours} h, "
         f"{model.history} past state(s), {len(model.channels)} channels on "
@@ -421,15 +421,14 @@ def model_card(
 
 # %% ../../nbs/models/01_registry.ipynb #5a33e192
 def _plain(value):
-    return (
-        ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-    )
+    if isinstance(value, dict): value = ", ".join(f"{k} {v}" for k, v in value.items())
+    return as_markdown(without_secrets(str(value)))
 
 # %% ../../nbs/models/01_registry.ipynb #7e7fb8c2
 def _markdown(table):
     "A small table in Markdown."
     rows = [table.columns, ["---"] * table.shape[1], *table.values]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(as_markdown, row)) + " |" for row in rows)
 
 # %% ../../nbs/models/01_registry.ipynb #fda19ecb
 class PeakMemory(TorchDispatchMode):

@@ -36,7 +36,7 @@ from ..scores.evaluate import TABLE_COLUMNS, compare
 from ..variables import STATICS, variable
 from ..weather import climate
 from ..weather.climate import MIN_DAYS, climatology_at, count_days, long_enough
-from ..weather.open import open_weather
+from ..weather.open import open_weather, source_name
 
 # %% ../../nbs/runs/01_case.ipynb #afd2f677
 _HOUR = np.timedelta64(1, "h").astype("m8[ns]")
@@ -77,7 +77,7 @@ def open_around(
     times = file_times(source, region)
     if start is None: start = times[-1]
     if not times[0] <= start <= times[-1]:
-        raise WeatherError(f"The start {str(start)[:16]} lies outside the data; {source} covers {str(times[0])[:16]} … "
+        raise WeatherError(f"The start {str(start)[:16]} lies outside the data; {source_name(source)} covers {str(times[0])[:16]} … "
                            f"{str(times[-1])[:16]} UTC: choose init_time inside.")
     near = times[(times >= start - before * _HOUR) & (times <= start + after * _HOUR)]
     weather = series(open_weather(source, region=region, time=(near[0], near[-1])))
@@ -119,7 +119,7 @@ class Case:
     weather: xr.Dataset  # along `time`, over the region: history, and truth as far as there is any
     surroundings: xr.Dataset  # what the model starts from: the same, or with a halo
     region: Grid | None = None  # the part of the surroundings that is kept; None: all
-    source: str = ""
+    source: str | list = ""
     seed: int = 0
     facts: dict = field(default_factory=dict)  # provenance of the weights
 
@@ -171,14 +171,14 @@ def open_case(
     start = None if init_time is None else np.datetime64(pd.Timestamp(init_time), "ns")
     before = max(round(24 * history_days), net.history * net.step_hours if net else 1)
     weather, start = open_around(source, start, before, lead_hours, region, seed)
-    if net: check_model(net, weather, str(source))
+    if net: check_model(net, weather, source_name(source))
     net = net or Persistence(step_of(weather))
     check_lead(net, lead_hours)
     check_start(net, weather, start)
     wanted = {*(getattr(net, "channels", None) or channels_of(weather)), *STATICS, "crs"}
     weather = weather[[name for name in weather.data_vars if name in wanted]]
     facts = {} if model == "none" else dict(weights_sha256=read_config(model_folder(model))["weights_sha256"])
-    return Case(net, start, lead_hours, weather, weather, None, str(source), seed, facts)
+    return Case(net, start, lead_hours, weather, weather, None, source, seed, facts)
 
 # %% ../../nbs/runs/01_case.ipynb #f65ce6d9
 def open_aurora_case(
@@ -208,7 +208,7 @@ def open_aurora_case(
 @patch
 def climatology(self: Case) -> xr.Dataset | None:  # None where there is too little data
     "The climatology of the days before the start. Says so where there is none."
-    if self.source.partition(":")[0] == "nature": return climate.climatology(_years_before(self))
+    if str(self.source).partition(":")[0] == "nature": return climate.climatology(_years_before(self))
     past, names = self.history, self.channels
     if not is_endless(self.source): past = _all_before(self)
     if long_enough(past): return climate.climatology(past[[name for name in names if name in past]])

@@ -173,6 +173,7 @@ class StepsBar(ProgressBar):
 
     def __init__(self, log: MetricsLog):
         super().__init__()
+        self.bar = tqdm(disable=True)  # until the training begins, for a Ctrl-C before that
         self.log_rows = log
 
     def on_train_start(self, trainer, module):

@@ -8,7 +8,7 @@ __all__ = ['run_start', 'layout', 'chunks_for', 'name_members', 'to_ours', 'from
            'to_wb2', 'atomic_store', 'write_wb2']
 
 # %% ../../nbs/weather/10_forecasts.ipynb #662a5b26
-import contextlib, hashlib, json, math, os, re, shutil, uuid, warnings
+import contextlib, hashlib, json, math, os, re, shutil, warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import xarray as xr
 # %% ../../nbs/weather/10_forecasts.ipynb #e1611b2c
 from ..errors import WeatherError, without_secrets
 from ..variables import CHANNELS, COLUMNS, VARIABLES, disk_name, in_order, variable
-from ..files import as_slice, atomic, check_folder, project_path, sha256
+from ..files import as_slice, aside, atomic, check_folder, project_path, sha256
 from ..provenance import content_sha256, is_unchanged, provenance
 from ..grid import Grid, region as named_region
 from .open import (expand_request, join_runs, open_file, orient_grid,
@@ -702,9 +702,7 @@ def atomic_store(path: str | Path):  # the Zarr store to make or replace
         raise WeatherError(
             f"{path} exists and is no Zarr store: choose another name, nothing was written."
         )
-    part, old = (
-        path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("part", "old")
-    )
+    part, old = (aside(path, f".{kind}") for kind in ("part", "old"))
     try:
         yield part
         if path.exists(): path.rename(old)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILL', 'file_kind', 'has_secrets', 'is_url', 'reading', 'check_length', 'read_netcdf', 'read_values', 'unpack',
-           'read_zarr', 'chunk_dataset']
+           'read_zarr', 'remote_limits', 'chunk_dataset']
 
 # %% ../../nbs/weather/03_read.ipynb #6f6fb02f
 import bz2, contextlib, functools, gzip, lzma, math, os, re, shutil, struct, tempfile, warnings, zipfile
@@ -241,10 +241,43 @@ def _copy(packed, plain, path):
 def read_zarr(path: str | Path) -> xr.Dataset:  # lazy, without Dask
     "Open a Zarr store, local or over HTTP or GCS. Raises `WeatherError` where it cannot be read."
     options = dict(token="anon") if str(path).startswith(("gs://", "gcs://")) else None
+    if str(path).startswith("http"): options = dict(client_kwargs=_http_limits())
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of consolidated metadata, in Zarr 3 or missing in Zarr 2
         how = dict(storage_options=options, chunks=None)
         return _decoded(functools.partial(xr.open_zarr, str(path), **how))
+
+# %% ../../nbs/weather/03_read.ipynb #3b162512
+def remote_limits() -> tuple:  # seconds, bytes
+    "What one answer of a server may take. Raises `WeatherError` for limits that are no numbers."
+    names = "MICROCLIMATE_REMOTE_SECONDS", "MICROCLIMATE_REMOTE_BYTES"
+    said = [os.environ.get(name, usual) for name, usual in zip(names, ("300", "2e9"))]
+    try: seconds, size = map(float, said)
+    except ValueError: seconds = size = 0
+    if seconds > 0 and size > 0: return seconds, size
+    raise WeatherError(f"{names[0]} and {names[1]} are {said[0]!r} and {said[1]!r}: "
+                       "both must be positive numbers.")
+
+def _http_limits() -> dict:  # for an aiohttp session
+    "Raises `WeatherError` where aiohttp is not installed."
+    with reading("a store over HTTP"): import aiohttp
+    seconds, most = remote_limits()
+
+    class LimitedAnswer(aiohttp.ClientResponse):
+        async def read(self):
+            if self._body is None: self._body = b"".join([part async for part in self.parts()])
+            return self._body
+
+        async def parts(self):
+            size = 0
+            async for part in self.content.iter_any():
+                size += len(part)
+                if size > most:
+                    self.close()
+                    raise ValueError(f"an answer of more than {most:g} bytes")
+                yield part
+
+    return dict(timeout=aiohttp.ClientTimeout(total=seconds), response_class=LimitedAnswer)
 
 # %% ../../nbs/weather/03_read.ipynb #e380fa7f
 def chunk_dataset(
