@@ -300,10 +300,14 @@ def region(
         if where.lower() in REGIONS: return REGIONS[where.lower()]
         raise WeatherError(f"Unknown region '{where}': use {', '.join(REGIONS)}, "
                            "or a box (north, south, west, east) in degrees.")
-    box = tuple(float(v) for v in where)
-    if len(box) != 4 or not np.isfinite(box).all() or not 90 >= box[0] >= box[1] >= -90:
-        raise WeatherError("A region's box is (north, south, west, east) in degrees, "
-                           f"with north first, not {tuple(where)}.")
+    try: box = tuple(float(v) for v in where)
+    except (TypeError, ValueError): box = ()
+    if len(box) != 4 or not np.isfinite(box).all():
+        raise WeatherError("A region's box is four numbers, (north, south, west, east) in degrees, "
+                           f"not {where}.")
+    if not 90 >= box[0] >= box[1] >= -90:
+        raise WeatherError("A region's box is (north, south, west, east) in degrees, with north "
+                           f"first and latitudes from -90 to 90, not {where}.")
     return box
 
 # %% ../nbs/05_grid.ipynb #72c19521
@@ -374,14 +378,17 @@ def cf_mapping(
     parameters = crs.to_dict() if crs.is_projected else {}
     if parameters.get("proj") == "lcc" and "lat_1" in parameters and "lat_2" not in parameters:
         crs = pyproj.CRS(parameters | dict(lat_2=parameters["lat_1"]))
-    facts = {key: value for key, value in crs.to_cf().items() if key != "crs_wkt"}
+    try: facts = {key: value for key, value in crs.to_cf().items() if key != "crs_wkt"}
+    except KeyError: facts = {}  # of pyproj, for projections that it writes only in part
     facts = {key: value for key, value in facts.items() if value != "unknown"}
     if not _EARTH <= set(facts): facts = {k: v for k, v in facts.items() if k not in _EARTH}
     if parameters.get("proj") == "laea" and not facts: facts = _spherical_laea(parameters)
     if facts.get("grid_mapping_name") == "polar_stereographic":
         pole = parameters.get("lat_0", 90.0)
         facts.setdefault("latitude_of_projection_origin", float(pole))
-    return facts
+    if facts: return facts
+    raise WeatherError(f"The projection '{crs.name}' cannot be written as CF attributes: "
+                       "put the data on another grid first.")
 
 def _spherical_laea(parameters) -> dict:
     "Lambert's equal area on a sphere, which pyproj (3.7) cannot write as CF attributes."
@@ -414,7 +421,7 @@ def to_axes(
         west = self.longitude[0] - 1e-6
         return np.asarray(lat), (np.asarray(lon) - west) % 360 + west
     project = from_degrees(read_crs(self.crs))
-    if not _leads_to_axes(project, self):
+    if self.misfit() > 0.1:
         raise WeatherError("The grid's projection does not lead from its latitudes and longitudes "
                            "to its x and y: correct its grid mapping.")
     x, y = project(lon, lat)
@@ -427,13 +434,14 @@ def _near(self: Grid, x):
     west = self.x.min() - 1e-6
     return (x - west) % 360 + west
 
-def _leads_to_axes(project, grid: Grid) -> bool:
-    "Do the corners come out at the ends of the axes, to a tenth of a cell?"
+@patch
+def misfit(self: Grid) -> float:  # cells
+    "How far from the ends of its axes the projection puts the grid's corners."
     rows, columns = [0, 0, -1, -1], [0, -1, 0, -1]
-    x, y = project(grid.longitude[rows, columns], grid.latitude[rows, columns])
-    steps = [np.abs(np.diff(axis)).min(initial=np.inf) for axis in (grid.x, grid.y)]
-    away = np.abs([grid._near(x) - grid.x[columns], y - grid.y[rows]]).max()
-    return bool(away < 0.1 * min(steps))
+    project = from_degrees(read_crs(self.crs))
+    x, y = project(self.longitude[rows, columns], self.latitude[rows, columns])
+    steps = [np.abs(np.diff(axis)).min(initial=np.inf) for axis in (self.x, self.y)]
+    return float(np.abs([self._near(x) - self.x[columns], y - self.y[rows]]).max() / min(steps))
 
 # %% ../nbs/05_grid.ipynb #c3a412ed
 def spells(

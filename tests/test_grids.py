@@ -129,6 +129,7 @@ def test_what_are_no_degrees(tmp_path):
     refused(temperatures(lat * 1e5, lon * 1e5), tmp_path, "no degrees")
     refused(temperatures(np.array([61.0, np.nan, 60.0]), lon), tmp_path, "1 of 3 values of latitude are missing")
     refused(temperatures(np.array([61.0, 60.0, 60.0]), lon), tmp_path, "60 appears twice")
+    refused(temperatures(lat, np.array([9.0, np.nan])), tmp_path, "1 of 2 values of longitude are missing")
     equator = temperatures(np.array([1.0, 0.5, 0.0]), np.array([1.0, 1.5]), units="degrees")
     assert opened(equator, tmp_path).sizes["latitude"] == 3
 
@@ -136,7 +137,7 @@ def test_what_are_no_degrees(tmp_path):
 def test_points_are_no_grid(tmp_path):
     at = dict(latitude=("station", [60.0, 61, 62]), longitude=("station", [9.0, 10, 11]))
     points = xr.Dataset({"t2m": (("time", "station"), np.full((2, 3), 280.0), dict(units="K"))}, dict(time=HOURS) | at)
-    refused(points, tmp_path, "along 'station'", "open_observations")
+    refused(points, tmp_path, "along", "station", "open_observations")
 
 
 def test_rows_weigh_by_their_true_area():
@@ -189,6 +190,19 @@ def test_kilometres_and_other_units(tmp_path):
     assert Grid.from_dataset(opened(ds, tmp_path)).same(grid, 1e-6)
     ds["x"].attrs["units"] = "radian"
     refused(ds, tmp_path, "axis x", "'radian'")
+
+
+@pytest.mark.parametrize("radius", [6371229.0, 6371000.0, 6370000.0])
+def test_an_earth_that_the_mapping_does_not_name(radius, tmp_path):
+    "Cells of 2.5 km lie elsewhere on another Earth: the file's own places tell which it was."
+    mapping = {key: value for key, value in MAPPINGS["lambert"].items() if "axis" not in key and "flattening" not in key}
+    x, y = np.arange(6) * 2500.0, 1.2e6 - np.arange(5) * 2500.0
+    lon, lat = to_degrees(read_crs(mapping | dict(earth_radius=radius)))(*np.meshgrid(x, y))
+    fields = {"t2m": (("time", "y", "x"), np.full((2, 5, 6), 280.0), dict(units="K", grid_mapping="crs")), "crs": ((), 0, mapping)}
+    axes = {n: (n, axis, dict(units="m")) for n, axis in (("x", x), ("y", y))}
+    ds = xr.Dataset(fields, axes | dict(time=HOURS, lat=(("y", "x"), lat), lon=(("y", "x"), lon)))
+    found = Grid.from_dataset(opened(ds, tmp_path))
+    assert found.crs["semi_major_axis"] == radius and np.array_equal(found.x, x)
 
 
 @pytest.mark.parametrize("dims", [("y", "x"), ("rlat", "rlon"), ("south_north", "west_east")])

@@ -115,14 +115,16 @@ def test_another_row_of_the_same_name_is_refused(tmp_path):
 def test_what_only_comes_on_request(tmp_path):
     "Soil, gusts and snow of a file are opened by name alone: they are missing over sea."
     ds = sample(mc.Grid.from_dataset(mc.open_weather("nature", ["2t"], region=BOX)), ["2024-06-01T00", "2024-06-01T01"], variables=["2t"])
-    soil = ds["2t"].where(ds["lsm"] > 0.5)
-    snow = (0 * soil + 0.2).assign_attrs(units="m of water equivalent")
-    land = ds[["2t"]].assign(stl1=soil.assign_attrs(units="K"), sd=snow)
-    land.to_netcdf(tmp_path / "land.nc")
-    assert set(mc.open_weather(tmp_path / "land.nc").data_vars) == {"2t"}
+    soil = ds["2t"].where(ds["lsm"] > 0.5).drop_attrs().assign_attrs(units="K", standard_name="soil_temperature")
+    snow = (0 * soil + 0.2).drop_attrs().assign_attrs(units="m of water equivalent")
+    ds[["2t"]].assign(stl1=soil, sd=snow).to_netcdf(tmp_path / "land.nc")
+    with pytest.warns(UserWarning, match="left out .stl1, sd."):
+        assert set(mc.open_weather(tmp_path / "land.nc").data_vars) == {"2t"}
     with pytest.raises(mc.WeatherError, match="stl1 .* missing values"):
         mc.open_weather(tmp_path / "land.nc", ["2t", "stl1"])
     whole = mc.open_weather(tmp_path / "land.nc", ["2t", "stl1", "sd"], strict=False)
+    save_dataset(whole.fillna(dict(stl1=280, sd=0.2)), tmp_path / "ours.nc", {})
+    assert set(mc.open_weather(tmp_path / "ours.nc", strict=False).data_vars) == {"2t", "sd", "stl1"}  # asked for once
     assert channels_of(whole) == ("2t", "sd", "stl1") and float(whole["sd"].max()) == pytest.approx(0.2)
 
 
@@ -144,6 +146,22 @@ def test_wind_at_100_m_is_none_at_100_hpa(tmp_path):
     back = open_saved(tmp_path / "both.nc")
     np.testing.assert_array_equal(back["100u"], ds["100u"])
     np.testing.assert_array_equal(back["u100"], ds["u100"])
+
+
+def test_names_of_other_centres(tmp_path):
+    "ERA5's u100 is at 100 m; gusts are maxima; an own name wins over a standard name that others share."
+    mc.register_variable("canopy", "K", (200, 350), standard_name="air_temperature", aliases=["T_CAN"])
+    mc.register_variable("s1", "1", (0, 1))
+    ds = mc.open_weather("nature", ["10u", "10v", "2t", "tcc"], region=BOX, time=TIME).drop_attrs()
+    metres = dict(units="m s-1", long_name="100 metre U wind component")
+    gust = dict(units="m s-1", cell_methods="time: maximum", standard_name="wind_speed_of_gust")
+    theirs = ds[["2t"]].rename({"2t": "T_CAN"}).assign(s1=ds["tcc"].assign_attrs(units="1"))
+    theirs = theirs.assign(u100=ds["10u"].assign_attrs(metres), fg10=abs(ds["10u"]).assign_attrs(gust))
+    theirs["T_CAN"].attrs = dict(units="K", standard_name="air_temperature")
+    theirs.to_netcdf(tmp_path / "theirs.nc")
+    opened = mc.open_weather(tmp_path / "theirs.nc", ["100u", "10fg", "canopy", "s1"])
+    for name, field in {"100u": ds["10u"], "10fg": abs(ds["10u"]), "canopy": ds["2t"], "s1": ds["tcc"]}.items():
+        np.testing.assert_allclose(opened[name], field, rtol=1e-5, atol=1e-5)
 
 
 FILE = """

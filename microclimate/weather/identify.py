@@ -18,7 +18,8 @@ import xarray as xr
 
 # %% ../../nbs/weather/01_identify.ipynb #be005025
 from ..errors import WeatherError
-from ..variables import COLUMNS, VARIABLES, canonical, variable
+from ..variables import (COLUMNS, VARIABLES, canonical, is_wanted, is_wind_component,
+                                    own_rows, variable)
 from ..grid import GRAVITY
 
 # %% ../../nbs/weather/01_identify.ipynb #2465c7ec
@@ -116,8 +117,9 @@ _CORDEX = dict(zg="z", ta="t", ua="u", va="v", hus="q", hur="r", wap="w")
 
 def _flat_name(source, da) -> str | None:
     "Our name for a field whose name ends in its level; ours, `z500`, where it says 'hPa'."
-    if re.fullmatch(r"[ztuvqrw]\d{2,4}", source):
-        return source if "hPa" in da.attrs.get("long_name", "") else None
+    about = str(da.attrs.get("long_name", ""))
+    if source in ("u100", "v100") and about.startswith("100 m"): return f"100{source[0]}"
+    if re.fullmatch(r"[ztuvqrw]\d{2,4}", source): return source if "hPa" in about else None
     if match := re.fullmatch(r"([A-Z]+)_(\d+)mb", source):
         return f"{_WGRIB2[match[1]]}{match[2]}" if match[1] in _WGRIB2 else None
     if match := re.fullmatch(r"([a-z]+?)(\d{2,4})", source):
@@ -318,7 +320,8 @@ _LETTERS = {*COLUMNS, "d"}  # fields that need a level to be one of ours
 def _letter(name) -> str:  # 't' for '2t' and 't850', 'msl' for 'msl'
     "A name without its level."
     match = re.fullmatch(r"\d+([a-z])|([a-z])\d+", name)
-    return (match[1] or match[2]) if match else name
+    letter = (match[1] or match[2]) if match else name
+    return letter if letter in _LETTERS else name
 
 def _at_height(letter, height) -> str | None:
     "Our name for a field at a height above ground (m), or None where we have none."
@@ -419,7 +422,7 @@ def _statistic(name, da) -> str:
     kind = variable(name).kind if name in VARIABLES else "state"
     for dims, method in cell_methods(da):
         over_time = "time" in dims
-        if kind == "static" or (over_time and name.endswith("fg")): continue
+        if kind == "static" or (over_time and (kind, method) == ("maximum", "maximum")): continue
         if method == "point" and over_time and kind == "flux" and not _is_amount(name, da):
             return "an instantaneous rate is no mean over the step"
         fine = ("point", "mean", "sum") if kind == "flux" or not over_time else ("point",)
@@ -433,7 +436,7 @@ def _statistic(name, da) -> str:
 _PLACES = {"area", "latitude", "longitude", "lat", "lon", "x", "y", "rlat", "rlon", "grid_latitude",
            "grid_longitude", "height", "depth"}
 
-def _plain(kind) -> str: return "mean rate" if kind == "flux" else "instant"
+def _plain(kind) -> str: return dict(flux="mean rate", maximum="maximum").get(kind, "instant")
 
 def _is_amount(name, da) -> bool:
     try: return conversion(name, da.attrs.get("units"))[2] in AMOUNTS
@@ -484,6 +487,7 @@ def _meaning(source, da) -> tuple:  # our letter or name, our name by its own na
     "What a field is by its standard name, or by its own name where it has none."
     standard, _, modifier = str(da.attrs.get("standard_name", "")).strip().partition(" ")
     named = our_name(source) or _flat_name(source, da)
+    if own_rows([named]): return named, named, f"the name {source} (your own)", ""
     ours = STANDARD_NAMES.get(standard) or _single_standard(standard)
     if (ours or named) and modifier in _MODIFIERS:
         return ours or _letter(named), None, f"standard_name {standard}", f"it is a {modifier}"
@@ -496,8 +500,10 @@ def _meaning(source, da) -> tuple:  # our letter or name, our name by its own na
     if not named: return None, None, "", ""
     product = _product.get(source)
     rule = f"the name {source}" + (f" ({product})" if product else "")
-    reason = f"its standard_name is {standard}" if re.search(_OTHERS, standard) else ""
-    return _letter(named), named, rule, reason
+    is_other = re.search(_OTHERS, standard) and _standard_of(named) != standard
+    return _letter(named), named, rule, f"its standard_name is {standard}" if is_other else ""
+
+def _standard_of(name) -> str: return VARIABLES[name].standard_name if name in VARIABLES else ""
 
 def _single_standard(standard) -> str | None:
     "The one variable of the table that has a standard name, or None."
@@ -521,10 +527,11 @@ def _identify(source, ds, meaning, claimed) -> tuple:
     if not reason and ours in _LETTERS: parts, level, reason = _on_levels(ours, named, da, claimed)
     elif not reason: parts, level, reason = _alone(ours, da)
     name = next(iter(parts)) if len(parts) == 1 else named or ours
-    turned = ours in ("u", "v") and follows_grid(source, da, ds)
+    is_wind = ours in ("u", "v") or is_wind_component(ours)
+    turned = is_wind and follows_grid(source, da, ds)
     direction = "the grid's axes" if turned else "east and north"
     finding = replace(finding, name=name, level=level, reason=reason, window=_window(name, da))
-    if ours in ("u", "v"): finding = replace(finding, direction=direction)
+    if is_wind: finding = replace(finding, direction=direction)
     if reason: return finding, {}
     marks = dict(source_name=source) | (dict(grid_relative=1) if turned else {})
     return finding, {key: part.assign_attrs(marks) for key, part in parts.items()}
@@ -533,7 +540,7 @@ def _window(name, da) -> str:
     "'instant', 'mean rate', 'sum' or '' for what does not change."
     kind = variable(name).kind if name in VARIABLES else "state"
     if kind == "static": return ""
-    if kind != "flux": return "instant"
+    if kind != "flux": return "maximum" if kind == "maximum" else "instant"
     return "sum" if _is_amount(name, da) else "mean rate"
 
 def _fields_on_the_map(ds) -> list:
@@ -558,6 +565,7 @@ def name_fields(
 
     Raises `WeatherError` for two fields that claim one name and differ."""
     found, identified = {}, identified or identify_fields(ds)
+    if wanted is None and not _WRITTEN_HERE & set(ds.attrs): wanted = _all_but_on_request(identified)
     for _, parts in sorted(identified, key=_precedence):
         for key, part in parts.items():
             if wanted is not None and key not in wanted: continue
@@ -565,6 +573,11 @@ def name_fields(
             else: found[key] = part
     order = [key for _, parts in identified for key in parts]
     return {key: found[key] for key in dict.fromkeys(order) if key in found}
+
+_WRITTEN_HERE = {"source_sha256", "content_sha256"}  # attributes of our files: what was asked for once
+
+def _all_but_on_request(identified) -> set:
+    return {key for _, parts in identified for key in parts if is_wanted(key, None)}
 
 def _precedence(pair) -> tuple:
     "Fields that a table names before those that only their standard name tells; short sums first."

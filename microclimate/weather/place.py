@@ -79,6 +79,7 @@ def _check_cover(lat, lon, rows, columns, box):
     "Raises `WeatherError` unless the chosen cells reach the box's edges to within one cell."
     if len(rows) and len(columns) and _reaches(lat, lon, rows, columns, box): return
     north, south, west, east = box
+    lon = unwrap_longitudes(lon)
     raise WeatherError(f"The region {north:g}…{south:g} N, {west:g}…{east:g} E lies outside "
                        f"the data, which cover {lat.max():g}…{lat.min():g} N, "
                        f"{lon.min():g}…{lon.max():g} E: choose a region inside.")
@@ -195,6 +196,7 @@ def _on_map(axis, path="the data") -> np.ndarray:  # metres, or degrees on a rot
 def _cut_box(ds, box, path) -> xr.Dataset:
     "Rows and columns inside the box, north first, west to east."
     if ds["latitude"].ndim == 2: return _cut_projected(ds, box)
+    _check_degrees(ds["latitude"].values, ds["longitude"].values)
     ds = _without_repeated_column(ds, path)
     lat = as_degrees(ds["latitude"].values)
     rows, columns, lon = index_box(ds["latitude"].values, ds["longitude"].values, box)
@@ -264,15 +266,18 @@ def _add_grid_mapping(ds) -> xr.Dataset:
                       stacklevel=2)
     return _add_distances(ds.drop_vars("crs", errors="ignore"))
 
+_RADII = (6371229.0, 6371000.0, 6370000.0, 6367470.0)  # m, the Earth of weather models
+
 def _with_axes(ds, mapping) -> xr.Dataset:
     "The file's own axes where its projection leads to them, else axes from the places."
-    crs = read_crs(mapping)
-    if not {"x", "y"} <= set(ds.coords): return add_projection(ds, crs)
-    axes = {dim: (dim, _on_map(ds[dim])) for dim in "xy"}
-    on_axes = ds.assign_coords(axes).assign(crs=((), 0, cf_mapping(crs)))
-    try: Grid.from_dataset(on_axes).to_axes(0.0, 0.0)
-    except WeatherError: return add_projection(ds, crs)
-    return on_axes
+    if not {"x", "y"} <= set(ds.coords): return add_projection(ds, read_crs(mapping))
+    axes = ds.assign_coords({dim: (dim, _on_map(ds[dim])) for dim in "xy"})
+    earths = [{}] if set(mapping) & {"earth_radius", "semi_major_axis", "reference_ellipsoid_name"} \
+        else [{}, *(dict(earth_radius=radius) for radius in _RADII)]
+    found = [axes.assign(crs=((), 0, cf_mapping(read_crs(mapping | earth)))) for earth in earths]
+    gaps = [Grid.from_dataset(one).misfit() for one in found]  # the file's places tell which Earth
+    if min(gaps) < 0.1: return found[int(np.argmin(gaps))]
+    return add_projection(ds, read_crs(mapping))
 
 def _grid_mapping(ds) -> dict:
     "CF attributes of the projection: those that fields name, or those of the only ones there are."

@@ -17,7 +17,7 @@ import xarray as xr
 
 # %% ../../nbs/weather/07_standardise.ipynb #9de3bbf7
 from ..errors import WeatherError
-from ..variables import variable
+from ..variables import ON_REQUEST, variable
 from microclimate.weather.identify import (
     axis_name, conversion, identify_fields, linear, name_fields,
 )
@@ -225,9 +225,12 @@ def wrf_axes(ds: xr.Dataset) -> xr.Dataset:
 
 def left_out_fields(
     findings: list,  # of every field of a source
+    kept=ON_REQUEST,  # our names
 ) -> tuple:  # of 'name (reason)'
     "Fields that nothing is made of, with the reason."
-    return tuple(f"{found.field} ({found.reason})" for found in findings if found.reason)
+    waiting = {name: "it comes when it is asked for" for name in ON_REQUEST if name not in kept}
+    reasons = ((found.field, found.reason or waiting.get(found.name)) for found in findings)
+    return tuple(f"{field} ({reason})" for field, reason in reasons if reason)
 
 # %% ../../nbs/weather/07_standardise.ipynb #9fc9aedd
 def standardise(
@@ -252,7 +255,7 @@ def standardise(
         loaded = {name: _load(name, da, path, name in exact) for name, da in fields.items()}
         attrs = dict(path=str(path), era5=int(era5 or ds.attrs.get("era5", 0)))
         findings = ds.attrs.get("findings") or [finding for finding, _ in identified]
-        attrs["left_out"] = left_out_fields(findings)
+        attrs["left_out"] = left_out_fields(findings, fields)
         if init is not None: attrs["init_time"] = str(init)
         if "preliminary" in run.attrs: attrs["preliminary"] = run.attrs["preliminary"]
         attrs |= {key: ds.attrs[key] for key in _CREDITS if key in ds.attrs}
