@@ -1,4 +1,4 @@
-"""Kinds of GRIB messages as centres write them: right, or refused in one sentence. Every file is made here."""
+"""Kinds of GRIB messages as centres write them: right, or refused in one sentence."""
 
 import itertools
 import warnings
@@ -54,7 +54,7 @@ def rates(path, name="tp"):
     return mc.open_weather(path, [name])[name].values[:, 0, 0]
 
 
-# --- what a field is ---------------------------------------------------------------------------
+# --- what a field is -------------------------------------------------------
 
 def test_wind_at_10_hpa_is_no_10_m_wind(grib):
     fields = (("u", 10, 55), ("v", 10, -3), ("u", 500, 20), ("v", 500, 1), ("r", 2, 1))
@@ -126,7 +126,7 @@ def test_an_odd_message_beside(grib):
     assert grib_fields(path)[1].reason.startswith("no field of this package")
 
 
-# --- how it is packed ----------------------------------------------------------------------------
+# --- how it is packed ------------------------------------------------------
 
 def sections(raw):
     "Number and bytes of each section of a GRIB 2 message."
@@ -167,7 +167,7 @@ def test_missing_points(grib):
     assert np.isnan(field[5]) and np.isnan(field).sum() == 1
 
 
-# --- grids -----------------------------------------------------------------------------------------
+# --- grids -----------------------------------------------------------------
 
 MODES = list(itertools.product((0, 1), repeat=4))
 
@@ -186,15 +186,21 @@ def scanning(*mode):
     return dict(zip(names, mode))
 
 
+def box(west, north, *others):
+    "The grid of these tests in a scanning mode."
+    first, last = (10.5, 9) if west else (9, 10.5)
+    top, bottom = (60, 61) if north else (61, 60)
+    ends = dict(
+        longitudeOfFirstGridPointInDegrees=first, longitudeOfLastGridPointInDegrees=last,
+        latitudeOfFirstGridPointInDegrees=top, latitudeOfLastGridPointInDegrees=bottom)
+    return BOX | ends | scanning(west, north, *others)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_scanning_modes_of_latitude_longitude(grib, mode):
     lat, lon = np.array([60, 60.5, 61]), np.array([9, 9.5, 10, 10.5])
     field = 250 + 10 * (lat[:, None] - 60) + (lon - 9)
-    ends = dict(zip(("longitudeOfFirstGridPointInDegrees", "longitudeOfLastGridPointInDegrees"),
-                    (10.5, 9) if mode[0] else (9, 10.5)))
-    ends |= dict(zip(("latitudeOfFirstGridPointInDegrees", "latitudeOfLastGridPointInDegrees"),
-                     (60, 61) if mode[1] else (61, 60)))
-    raw = message(scanned(field, *mode), grid=BOX | ends | scanning(*mode), shortName="2t")
+    raw = message(scanned(field, *mode), grid=box(*mode), shortName="2t")
     weather = mc.open_weather(grib(raw))
     np.testing.assert_allclose(weather["2t"][0], field[::-1], atol=1e-3)
     np.testing.assert_allclose(weather.latitude, lat[::-1])
@@ -207,7 +213,8 @@ PROJECTED = {
         dict(gridType="polar_stereographic", orientationOfTheGridInDegrees=10, **LENGTHS),
         "+proj=stere +lat_ts=60 +lat_0=90 +lon_0=10 +R=6371229"),
     "Lambert": (
-        dict(gridType="lambert", LoVInDegrees=10, Latin1InDegrees=60, Latin2InDegrees=60, **LENGTHS),
+        dict(gridType="lambert", LoVInDegrees=10, Latin1InDegrees=60, Latin2InDegrees=60,
+             **LENGTHS),
         "+proj=lcc +lat_1=60 +lat_2=60 +lat_0=60 +lon_0=10 +R=6371229"),
     "Lambert, equal area": (
         dict(gridType="lambert_azimuthal_equal_area", standardParallelInDegrees=52,
@@ -299,7 +306,7 @@ def test_grids_without_rows_are_refused(tmp_path, sample):
     assert "grid" in finding.reason
 
 
-# --- times, sums and runs ----------------------------------------------------------------------------
+# --- times, sums and runs --------------------------------------------------
 
 def test_far_dates_are_refused(grib):
     with pytest.raises(WeatherError, match="2300-01-01.*from 1678 to 2261"):
@@ -374,7 +381,7 @@ def test_era5_land_and_forecasts_sum_since_the_start(grib, mars_class):
     np.testing.assert_allclose(rates(path), [1, 2, 4], rtol=1e-3)
 
 
-# --- damage ------------------------------------------------------------------------------------------
+# --- damage ----------------------------------------------------------------
 
 def three(**keys): return [message(280 + k, shortName="2t", endStep=k, **keys) for k in (1, 2, 3)]
 
@@ -404,7 +411,7 @@ def test_fillings_between_messages(grib, filling):
     assert mc.open_weather(path).sizes["time"] == 3
 
 
-# --- a second opinion ----------------------------------------------------------------------------------
+# --- a second opinion ------------------------------------------------------
 
 def by_hand(path):
     "Every field of a file, message by message through ecCodes, keyed by what and where it is."
@@ -433,8 +440,9 @@ def test_arome_field_by_field():
              "z_sfc": (6, "heightAboveGround", 0), "tp": (61, "heightAboveGround", 0),
              "tcc": (71, "heightAboveGround", 0)}
     numbers = dict(t=11, u=33, v=34, q=51, z=6)
+    columns = {f"{name}{level}" for name in numbers for level in range(1, 1101)}
     theirs, compared = by_hand(path), 0
-    for ds in read_grib(path):
+    for ds in read_grib(path, set(names) | columns):
         for name in set(ds.data_vars) - {"crs"}:
             levels = ds.level.values if "level" in ds[name].dims else [None]
             for level in levels:
@@ -448,7 +456,55 @@ def test_arome_field_by_field():
     assert compared == 92
 
 
-def test_cfgrib_reads_the_same(grib):
+def by_cfgrib(path, **keys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return xr.open_dataset(path, engine="cfgrib", decode_timedelta=True,
+                               backend_kwargs=dict(indexpath="", filter_by_keys=keys))
+
+
+TEMPERATURES = {
+    **{f"scanning mode {mode}": dict(grid=box(*mode), values=np.arange(280., 292))
+       for mode in MODES if not mode[0] and not mode[2]},  # cfgrib reads the others wrongly
+    "a bitmap": dict(values=np.where(np.arange(12) == 5, 9999, 280.0), bitmapPresent=1),
+    "GRIB 1": dict(values=np.arange(280., 292), sample="regular_ll_sfc_grib1"),
+    "a Lambert grid": dict(values=np.arange(280., 300), sample="GRIB2", grid=(
+        dict(Nx=5, Ny=4, shapeOfTheEarth=6, jScansPositively=1) | FIRST | PROJECTED["Lambert"][0])),
+}
+
+@pytest.mark.parametrize("kind", TEMPERATURES)
+def test_cfgrib_reads_the_same_temperatures(grib, kind):
+    "Point by point, whatever the order of the points in either reading."
+    keys = dict(TEMPERATURES[kind])
+    path = grib(message(shortName="2t", **keys))
+    ours, = read_grib(path)
+    np.testing.assert_array_equal(points(ours["2t"].squeeze("time")),
+                                  points(by_cfgrib(path)["t2m"]))
+
+
+def points(field):
+    "Latitude, longitude and value of each point, in the order of the points."
+    lat, lon = xr.broadcast(field["latitude"], field["longitude"])
+    columns = [np.round(lat, 3), np.round(lon % 360, 3), field]
+    flat = [column.transpose(*field.dims).values.ravel() for column in columns]
+    return np.array(sorted(zip(*flat)))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not mode[3]])
+def test_eccodes_gives_the_same_points(grib, mode):
+    "ecCodes' own triples, which are right for these modes: cfgrib mirrors rows that run west."
+    raw = message(np.arange(280., 292), grid=box(*mode), shortName="2t")
+    ours, = read_grib(grib(raw))
+    handle = ec.codes_new_from_message(raw)
+    triples = ec.codes_get_array(handle, "latLonValues").reshape(-1, 3)
+    ec.codes_release(handle)
+    ours = points(ours["2t"].squeeze("time"))
+    np.testing.assert_allclose(ours, np.array(sorted(map(tuple, triples))))
+    theirs = points(by_cfgrib(grib(raw))["t2m"])
+    if mode[0] and not mode[2]: assert np.abs(theirs - ours).max() == 3
+
+
+def test_cfgrib_reads_the_same_columns_and_sums(grib):
     "Temperature and geopotential height of several levels and steps, and sums, by cfgrib."
     rng = np.random.default_rng(1)
     raws = [message(rng.normal(260, 5, 12), shortName="t", level=level, endStep=step, **PRESSURE)
@@ -456,12 +512,7 @@ def test_cfgrib_reads_the_same(grib):
     raws += [message(rng.gamma(1, 1, 12), **RAIN, startStep=0, endStep=step) for step in (1, 2, 3)]
     path = grib(*raws)
     ours = {name: ds[name] for ds in read_grib(path) for name in ds.data_vars}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = {level: xr.open_dataset(
-            path, engine="cfgrib", decode_timedelta=True,
-            backend_kwargs=dict(indexpath="", filter_by_keys=dict(typeOfLevel=level)))
-            for level in ("isobaricInhPa", "surface")}
-    columns = theirs["isobaricInhPa"]["t"].transpose("step", "isobaricInhPa", ...)
+    columns = by_cfgrib(path, typeOfLevel="isobaricInhPa")["t"]
+    columns = columns.transpose("step", "isobaricInhPa", ...)
     np.testing.assert_array_equal(ours["t"].sel(level=columns.isobaricInhPa.values), columns)
-    np.testing.assert_array_equal(ours["tp"], theirs["surface"]["tp"])
+    np.testing.assert_array_equal(ours["tp"], by_cfgrib(path, typeOfLevel="surface")["tp"])

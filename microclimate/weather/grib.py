@@ -56,6 +56,7 @@ GRIB_TABLE = (
     GribRow("z_sfc", "ground", "instant", "gpm", ("0.3.5",), (7,), (156, 228002)),
     GribRow("lsm", "ground", "instant", "1", ("2.0.0",), (81,), (172,)),
     GribRow("slt", "ground", "instant", "1", ("2.3.0",), (), (43,)),
+    GribRow("sd", "ground", "instant", "mm", ("0.1.13",), (65,), (228141,)),  # kg m-2 of water
     GribRow("sd", "ground", "instant", "m", (), (), (141,)),
     GribRow("tp", "ground", "sum", "kg m-2", ("0.1.8",), (61,), (228228,)),
     GribRow("tp", "ground", "sum", "m", (), (), (228,)),
@@ -72,6 +73,7 @@ GRIB_TABLE = (
     GribRow("mcc", "any", "cloud", "1", (), (), (187,)),
     GribRow("hcc", "any", "cloud", "%", ("0.6.5",), (75,), ()),
     GribRow("hcc", "any", "cloud", "1", (), (), (188,)),
+    GribRow("cape", "ground", "instant", "J kg-1", ("0.7.6",), (157,), (59,)),
     GribRow("pwat", "column", "instant", "kg m-2", ("0.1.3",), (54,), ()),
     GribRow("fal", "ground", "instant", "1", (), (), (243,)),
     *(GribRow(f"stl{k}", "any", "instant", "K", (), (), (number,))
@@ -227,7 +229,8 @@ class _Names:
 
     def __init__(self, ec):
         self.ec, self.known = ec, {}
-        self.own = set(VARIABLES) - {row.name for row in GRIB_TABLE}
+        forecast = {name for name, row in VARIABLES.items() if row.kind != "climate"}
+        self.own = forecast - {row.name for row in GRIB_TABLE}
 
     def row(self, handle, get, message) -> tuple:  # row or None, reason, and how it was found
         key = (get("centre"), get("table2Version"), message)
@@ -246,7 +249,7 @@ class _Names:
         "A row for a variable that the table does not have, by ecCodes' short name."
         if not self.own: return None
         name = canonical(self.ec.codes_get_string(handle, "shortName"))
-        if name not in self.own or variable(name).kind == "climate": return None
+        if name not in self.own: return None
         process = "sum" if variable(name).kind == "flux" else "instant"
         return GribRow(name, "any", process, self.ec.codes_get_string(handle, "units"))
 
