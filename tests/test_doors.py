@@ -1,5 +1,6 @@
 """What comes in by other doors than open_weather's: archives, forecasts, climatologies, stations, splits, runs."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -296,3 +297,19 @@ input()
 def test_ctrl_c_before_the_first_step_is_no_other_error(tmp_path):
     bar = StepsBar(MetricsLog(tmp_path / "metrics.csv", 1))
     bar.on_exception(None, None, KeyboardInterrupt())
+
+
+# --- the nature run -----------------------------------------------------------------------------
+
+def test_the_nature_run_has_the_same_bits_on_any_number_of_threads():
+    code = """
+import hashlib
+from microclimate.weather.open import open_weather
+weather = open_weather("nature", time=("2024-06-01", "2024-06-01T02"))
+print({name: hashlib.sha256(field.values.tobytes()).hexdigest() for name, field in weather.items()})
+"""
+    said = set()
+    for threads in ("1", "2", "5"):
+        environment = os.environ | dict(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
+        said.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(said) == 1

@@ -5,11 +5,14 @@ import json
 import stat
 import threading
 import time
+import warnings
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import matplotlib.pyplot as plt
 import netCDF4
 import numpy as np
+import pandas as pd
 import pytest
 
 import xarray as xr
@@ -20,6 +23,9 @@ from microclimate.delivery import foundry
 from microclimate.errors import WeatherError
 from microclimate.files import write_json
 from microclimate.provenance import provenance, save_dataset, verify
+from microclimate.models.baseline import Persistence
+from microclimate.models.rollout import forecast_archive
+from microclimate.runs.session import Run
 from microclimate.weather.store import Store
 
 from test_era5_http import make_store, serve
@@ -220,3 +226,33 @@ def test_a_server_that_never_ends(endless, served, monkeypatch, tmp_path):
         server.over.set()
         server.shutdown()
     assert time.monotonic() - began < 30
+
+
+def test_a_dollar_in_a_title_is_a_dollar(tmp_path):
+    from microclimate.figures.maps import draw_title, figure_style
+    with figure_style():
+        figure = plt.figure(figsize=(4, 3))
+        draw_title(figure, "cost $x_ of $\\frac", "a $ credit $^ of <b>somebody</b>")
+        figure.savefig(tmp_path / "title.png")
+    plt.close(figure)
+
+
+NAMES = ["../../outside", "/outside", "a/b", "..", "", "x" * 400, "<b>$x$</b>"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_is_a_path(name, tmp_path):
+    "A model's name, as a strange config.json has it, leads to no other folder."
+    weather = mc.open_weather("nature", ["2t", "msl"], region=(61, 60, 8, 10), time=("2024-06-01", "2024-06-01T05"))
+    still = Persistence(1, name=name)
+    folder = tmp_path / "a" / "b" / "forecasts"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = forecast_archive(still, weather, weather.time.values[:1], 2, folder)
+    run = Run({}, folder, "cpu")
+    run.show(name, plt.figure())
+    run.save_table(name, pd.DataFrame(dict(a=[1])))
+    run.finish()
+    assert made[0].parent == folder and len(list(folder.glob("*.png"))) == len(list(folder.glob("*.csv"))) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder] == []
+    plt.close("all")

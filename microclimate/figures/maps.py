@@ -44,6 +44,7 @@ STYLE = {
     "figure.facecolor": "white",
     "font.size": 8.5,
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # titles are other people's words: a $ in them is a $
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.titlepad": 5,

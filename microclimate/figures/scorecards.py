@@ -22,7 +22,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
-from ..errors import WeatherError
+from ..errors import WeatherError, as_markdown
 from .maps import (HEAD, Look, colour_bar, colour_scale, draw_field, draw_title,
                                        error_look, figure_style, is_synthetic, long_name, look_of,
                                        map_aspect, map_axes, model_text, select_field, units_text)
@@ -699,8 +699,13 @@ def _draw_spectrum(ax, strip, power: xr.DataArray, hours: Sequence[float]):
     truth = _at_lead(power, hours[0]).sel(of="truth")
     ax.plot(wavelength, truth, color=COLOURS["truth"], linewidth=1.3, zorder=4)
     ax.set(xscale="log", yscale="log", xlim=(wavelength.max(), wavelength.min()))
+    ax.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     ax.yaxis.set_minor_locator(NullLocator())
     _finish_ratio(strip)
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+def _power_of_ten(x, _) -> str: return "10" + f"{np.log10(x):.0f}".translate(_RAISED)
 
 def _finish_ratio(strip):
     "Limits and ticks of the ratio, and the line of a perfect one."
@@ -848,7 +853,7 @@ def markdown_scores(
         for (model, boundary), part in of_variable.groupby(["model", "boundary"], sort=False):
             values = part.set_index("lead_hours")["value"].reindex(hours)
             label = _label(model, boundary) if with_boundary else model
-            lines.append([_with_units(name, part), label, *map(_three_digits, values)])
+            lines.append([_with_units(name, part), as_markdown(label), *map(_three_digits, values)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 def _three_digits(value: float) -> str:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..networks.aurora import AuroraNet
 from ..batch import Batch, Normalizer, aux_fields, aux_width, clip_to_bounds
 from ..networks.climax import CLIMAX_PRESETS, ClimaX
-from ..errors import WeatherError, without_secrets
+from ..errors import WeatherError, as_markdown, without_secrets
 from ..files import aside, assets, check_folder, json_sha256, project_path, sha256, write_json
 from ..networks.edge import EDGE_PRESETS, Edge
 from ..networks.gnn import GNN_PRESETS, GNN
@@ -404,7 +404,7 @@ def model_card(
         .reset_index()
     )
     lines = [
-        f"# {model.name}",
+        f"# {as_markdown(model.name)}",
         text,
         f"{count_parameters(model.net):,} parameters, step {model.step_hours} h, "
         f"{model.history} past state(s), {len(model.channels)} channels on "
@@ -421,15 +421,14 @@ def model_card(
 
 # %% ../../nbs/models/01_registry.ipynb #5a33e192
 def _plain(value):
-    return (
-        ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-    )
+    if isinstance(value, dict): value = ", ".join(f"{k} {v}" for k, v in value.items())
+    return as_markdown(without_secrets(str(value)))
 
 # %% ../../nbs/models/01_registry.ipynb #7e7fb8c2
 def _markdown(table):
     "A small table in Markdown."
     rows = [table.columns, ["---"] * table.shape[1], *table.values]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(as_markdown, row)) + " |" for row in rows)
 
 # %% ../../nbs/models/01_registry.ipynb #fda19ecb
 class PeakMemory(TorchDispatchMode):
