@@ -3699,6 +3699,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'microclimate/weather/open.py'),
                                            'microclimate.weather.open._ingredients': ( 'weather/open.html#_ingredients',
                                                                                        'microclimate/weather/open.py'),
+                                           'microclimate.weather.open._is_asked_for': ( 'weather/open.html#_is_asked_for',
+                                                                                        'microclimate/weather/open.py'),
                                            'microclimate.weather.open._is_pair': ( 'weather/open.html#_is_pair',
                                                                                    'microclimate/weather/open.py'),
                                            'microclimate.weather.open._is_possible': ( 'weather/open.html#_is_possible',
