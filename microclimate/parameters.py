@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 # %% ../nbs/10_parameters.ipynb #dcb5d721
-from .errors import WeatherError
+from .errors import WeatherError, without_secrets
 from .variables import read_variables
 
 # %% ../nbs/10_parameters.ipynb #7af26bbd
@@ -216,10 +216,18 @@ def unknown_name(name: str, names: Iterable[str], whose: str = "This run", what:
 
 def _read(name, value):
     if name not in PARAMETERS: raise WeatherError(unknown_name(name, PARAMETERS))
+    _check_open(name, value)
     kind = PARAMETERS[name]
     try: return kind.read(value)
     except (ValueError, TypeError, OverflowError):
         raise WeatherError(f"The parameter {name} must be {kind.words}, not {value!r}.") from None
+
+def _check_open(name, value):
+    "Raises `WeatherError` for an address with a password: papermill writes it into its notebook."
+    if without_secrets(value) == value: return
+    raise WeatherError(f"The parameter {name} holds a password or a signature, and stands in the "
+                       "notebook that papermill writes: delete that notebook, put the address into an "
+                       f"environment variable and give {name} as '$VARIABLE'.")
 
 # %% ../nbs/10_parameters.ipynb #8e4dd2e6
 def assigned_names(cell: str) -> list:  # empty where the cell does anything else

@@ -1,5 +1,6 @@
 """What comes in by other doors than open_weather's: archives, forecasts, climatologies, stations, splits, runs."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -136,6 +137,18 @@ def test_marks_do_not_hide_in_what_is_derived(tmp_path):
     ds["r2"][0, 1, 1] = -999
     write(tmp_path / "humid.nc", ds)
     with pytest.raises(WeatherError, match="2r in .*humid.nc is -999 %"): open_forecast(tmp_path / "humid.nc", ["2d"])
+
+
+def test_one_gap_in_a_sum_since_the_start_stays_in_its_cell(tmp_path):
+    start = np.datetime64("2024-06-01", "ns")
+    ds = xr.Dataset({"tp": field(np.arange(13.0), units="mm"), "t2m": field(np.full(13, 280.0), units="K")}, AXES | dict(time=hours(13)))
+    ds["tp"][6, 2, 2] = np.nan
+    ds = ds.assign_coords(prediction_timedelta=("time", ds["time"].values - start)).swap_dims(time="prediction_timedelta")
+    path = write(tmp_path / "gap.nc", ds.drop_vars("time").expand_dims(time=[start]))
+    rain = open_forecast(path)["tp"]
+    np.testing.assert_allclose(rain[0, :, 0, 0], 1, rtol=1e-5)
+    gap = np.isnan(rain[0]).values
+    assert gap[:, 2, 2].any() and not gap[:, :2].any()
 
 
 def test_a_checksum_is_compared_not_believed(tmp_path):
@@ -296,3 +309,19 @@ input()
 def test_ctrl_c_before_the_first_step_is_no_other_error(tmp_path):
     bar = StepsBar(MetricsLog(tmp_path / "metrics.csv", 1))
     bar.on_exception(None, None, KeyboardInterrupt())
+
+
+# --- the nature run -----------------------------------------------------------------------------
+
+def test_the_nature_run_has_the_same_bits_on_any_number_of_threads():
+    code = """
+import hashlib
+from microclimate.weather.open import open_weather
+weather = open_weather("nature", time=("2024-06-01", "2024-06-01T02"))
+print({name: hashlib.sha256(field.values.tobytes()).hexdigest() for name, field in weather.items()})
+"""
+    said = set()
+    for threads in ("1", "2", "5"):
+        environment = os.environ | dict(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
+        said.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(said) == 1

@@ -104,3 +104,28 @@ def test_geopotential_in_metres_is_refused():
     with pytest.raises(WeatherError, match="z500 in .*not possible"): open_weather(z)
     z["z500"].attrs["units"] = "m"
     assert abs(float(open_weather(z)["z500"].mean()) - 5500 * 9.80665) < 1
+
+
+@pytest.mark.parametrize("held", [2**28, 0])
+@pytest.mark.parametrize("step", ["h", "3h"])
+def test_many_files_of_one_layout_are_read_as_one(held, step, tmp_path, monkeypatch):
+    import microclimate.weather.open as rooms
+    whole = warm(pd.date_range("2024-06-01", periods=9, freq=step))
+    whole["tp"] = whole["t2m"] * 0 + np.reshape([0, 2, 1, 0, 3, 0, 0, 1, 0], (-1, 1, 1))
+    whole["tp"].attrs["units"] = "mm"
+    source = saved(tmp_path, *(whole.isel(time=slice(k, k + 1)) for k in range(9)))
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms, "open_alike", lambda paths: None)
+        expected = open_weather(source)
+    monkeypatch.setattr(rooms, "_HELD", held)
+    assert rooms.open_alike(rooms.resolve_source(source)) is not None
+    xr.testing.assert_identical(open_weather(source), expected)
+    part = dict(variables=["2t"], region=(61, 60.5, 9.5, 10.5), time=whole.time.values[3:5])
+    xr.testing.assert_equal(open_weather(source, **part), open_weather(whole, **part))
+
+
+def test_a_file_that_differs_is_named(tmp_path):
+    parts = [warm(hours(6)).isel(time=slice(k, k + 1)) for k in range(6)]
+    parts[4]["t2m"].attrs["units"] = "degrees"
+    with pytest.raises(WeatherError, match="2t in .*4.nc has the units 'degrees'"):
+        open_weather(saved(tmp_path, *parts))

@@ -249,18 +249,25 @@ def wave_sums(
     return out
 
 # %% ../../nbs/weather/00_nature.ipynb #db300171
+def _in_halves(weights, basis) -> np.ndarray:
+    "`weights @ basis`, cosines and sines apart: sums this short have the same bits on any number of threads."
+    n = len(basis) // 2
+    total = weights[:, :n] @ basis[:n]
+    total += weights[:, n:] @ basis[n:]
+    return total
+
 def _sum_block(waves, facts, phase, strength, movers, out):
     "Fill `out` (t, 13, cells) for one block of cells."
     (x, y, scale, cosine, sine), n = facts, len(waves.k)
     vectors, collect = np.stack([waves.k, waves.l], 1).astype("f4") * np.float32(UNIT), _collectors(waves)
     theta = vectors @ np.stack([x, y])
     basis = np.concatenate([np.cos(theta), np.sin(theta)])
-    moves = (movers.reshape(-1, 2 * n) @ basis).reshape(len(phase), 6, -1)
+    moves = _in_halves(movers.reshape(-1, 2 * n), basis).reshape(len(phase), 6, -1)
     for t, (dx, dy, xx, xy, yx, yy) in enumerate(moves):
         np.matmul(vectors, np.stack([x + dx, y + dy]), out=theta)
         theta += phase[t][:, None]
         np.cos(theta, out=basis[:n]), np.sin(theta, out=basis[n:])
-        value, d1, d2 = strength[t] * (collect @ basis).reshape(3, 4, -1)
+        value, d1, d2 = strength[t] * _in_halves(collect, basis).reshape(3, 4, -1)
         gx, gy = scale * ((1 + xx) * d1 + yx * d2), scale * (xy * d1 + (1 + yy) * d2)
         out[t] = np.concatenate([value, cosine * gx + sine * gy, cosine * gy - sine * gx, (xx + yy)[None]])
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ERA5_CREDIT', 'join_runs', 'expand_request', 'time_span', 'select_times', 'check_values', 'value_range',
            'check_times', 'stack_runs', 'stack_levels', 'select_variables', 'resolve_source', 'open_file',
-           'source_name', 'plan_store', 'hourly_times', 'open_weather', 'orient_grid']
+           'source_name', 'open_alike', 'plan_store', 'hourly_times', 'open_weather', 'orient_grid']
 
 # %% ../../nbs/weather/08_open.ipynb #58d159a4
 import glob, hashlib, re, warnings
@@ -14,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/weather/08_open.ipynb #ea77ca36
+import netCDF4
 import numpy as np
 import pandas as pd
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 # %% ../../nbs/weather/08_open.ipynb #1a061fde
 from ..errors import WeatherError, without_secrets
@@ -26,7 +29,8 @@ from ..provenance import content_sha256
 from ..variables import (CHANNELS, COLUMNS, LEVELS, R_DRY, STATICS, VARIABLES, Variable,
                                     other_component, variable)
 from .grib import read_grib
-from .read import chunk_dataset, file_kind, is_url, read_netcdf, read_zarr, reading, unpack
+from .read import (check_length, chunk_dataset, file_kind, is_url, read_netcdf,
+                                       read_zarr, reading, unpack)
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, identify_fields, our_name, plausible_unit
 from .place import rotate_winds
@@ -470,10 +474,115 @@ def source_name(
     said = source.attrs.get("source") or source.encoding.get("source") or "the Dataset"
     return without_secrets(str(said))
 
+# %% ../../nbs/weather/08_open.ipynb #46a45f5b
+class _AlongFiles(BackendArray):
+    "One variable of many files of one layout, along time."
+    def __init__(self, paths, first_rows, like):
+        self.paths, self.first_rows, self.name = paths, first_rows, like.name
+        self.shape, self.dtype = (int(first_rows[-1]), *like.shape[1:]), like.dtype
+
+    def __getitem__(self, key):
+        basic = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, basic, self._rows)
+
+    def _rows(self, key) -> np.ndarray:
+        rows = np.arange(self.shape[0])[key[0]]
+        files = np.searchsorted(self.first_rows, np.atleast_1d(rows), "right") - 1
+        parts = [self._of_file(k, np.atleast_1d(rows)[files == k], key[1:])
+                 for k in dict.fromkeys(files.tolist())]
+        values = np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+        return values if np.ndim(rows) else values[0]
+
+    def _of_file(self, k, rows, rest) -> np.ndarray:
+        rows = rows - self.first_rows[k]
+        with reading(self.paths[k]), netCDF4.Dataset(self.paths[k]) as file:
+            file.set_auto_maskandscale(False)
+            field = file[self.name][(slice(rows.min(), rows.max() + 1), *rest)]
+        return field[rows - rows.min()]
+
+# %% ../../nbs/weather/08_open.ipynb #c591c0b5
+_OF_ONE_FILE = ("history", "date_created", "date_modified", "creation_date", "tracking_id")
+
+def _layout(file, time) -> dict:  # of an open file
+    "Everything that files must share: names, shapes, attributes, and values that stand still."
+    found = {dim: len(axis) for dim, axis in file.dimensions.items() if dim != time}
+    about = {key: str(file.getncattr(key)) for key in file.ncattrs() if key not in _OF_ONE_FILE}
+    for name, field in file.variables.items():
+        attrs = {key: str(field.getncattr(key)) for key in field.ncattrs()}
+        if name == time: attrs.pop("units", None)
+        still = None if time in field.dimensions else np.asarray(field[...]).tobytes()
+        found[f"field {name}"] = field.dimensions, str(field.dtype), attrs, still
+    return found | about
+
+_HELD = 2**28  # bytes: files that are smaller together are read as their headers are compared
+
+def _read_one(path, time, layout, held) -> tuple:  # layout, units of time, its numbers, fields
+    "Raises `ValueError` for a file of another layout."
+    if file_kind(path) != "netcdf": raise ValueError
+    check_length(path)
+    with netCDF4.Dataset(path) as file:
+        file.set_auto_maskandscale(False)
+        found = _layout(file, time)
+        if layout is not None and found != layout: raise ValueError
+        fields = {name: file[name][...] for name in held}
+        return found, file[time].getncattr("units"), file[time][...], fields
+
+def open_alike(
+    paths: list,  # from `resolve_source`
+) -> xr.Dataset | None:  # lazy, all of them along time; None where more differs than the times
+    "Many NetCDF files of one layout as one."
+    if len(paths) < 3 or not all(isinstance(path, Path) for path in paths): return None
+    try: return _one_of_many(paths)
+    except (WeatherError, ValueError, LookupError, AttributeError, OSError, RuntimeError): return None
+
+def _one_of_many(paths) -> xr.Dataset:
+    "Raises `ValueError` for files that are not alike."
+    with xr.open_dataset(paths[0], engine="netcdf4", decode_cf=False) as raw:
+        time = "time" if "time" in raw.dims else "valid_time"
+        moving = [raw[name] for name, field in raw.variables.items() if time in field.dims]
+        if not all(da.dims[0] == time and da.dtype.kind in "iuf" for da in moving): raise ValueError
+        still = raw.drop_vars([da.name for da in moving]).load()
+    names = [da.name for da in moving if da.name != time]
+    small = sum(path.stat().st_size for path in paths) <= _HELD
+    found, axis = _along_time(paths, time, raw[time].attrs, names if small else [])
+    first_rows = np.cumsum([0, *(len(numbers) for _, numbers, _ in found)])
+
+    def along_time(da):
+        if small: values = np.concatenate([fields[da.name] for _, _, fields in found])
+        else: values = indexing.LazilyIndexedArray(_AlongFiles(
+            [path for path, _, _ in found], first_rows, da))
+        return xr.Variable(da.dims, values, da.attrs, da.encoding)
+
+    joined = {name: along_time(raw[name]) for name in names}
+    return xr.decode_cf(still.assign(joined).assign_coords({time: axis}), decode_timedelta=True)
+
+def _along_time(paths, time, about, held) -> tuple:  # (path, numbers, fields) by time; the axis
+    "Raises `ValueError` for files of another layout, and for times that do not ascend."
+    layout, found, units = None, [], []
+    for path in paths:
+        layout, unit, numbers, fields = _read_one(path, time, layout, held)
+        found.append((path, numbers, fields))
+        units.append(unit)
+    about = {key: value for key, value in about.items() if key != "units"}
+    if len(set(units)) == 1: about["units"] = units[0]
+    elif "bounds" in about: raise ValueError  # which count from the same hour as the times
+    else: found = [(path, _decode(numbers, unit, about), fields)
+                   for (path, numbers, fields), unit in zip(found, units)]
+    found.sort(key=lambda one: one[1][0])
+    numbers = np.concatenate([numbers for _, numbers, _ in found])
+    if not (numbers[1:] > numbers[:-1]).all(): raise ValueError
+    if "units" not in about: about.pop("calendar", None)
+    return found, (time, numbers, about)
+
+def _decode(numbers, units, about) -> np.ndarray:
+    return xr.conventions.decode_cf_variable("time", xr.Variable(
+        "time", numbers, about | dict(units=units))).values
+
 # %% ../../nbs/weather/08_open.ipynb #f8456db1
 def _open_files(source, wanted, box, span, lazy) -> list:  # standard pieces
     "Open and standardise every file. Raises `WeatherError` where none answers the request."
     items, name = resolve_source(source), source_name(source)
+    if not lazy and (pieces := _open_together(items, wanted, box, span)): return pieces
     pieces, found = [], {}
     for item in items:
         for ds in open_file(item, wanted, lazy):
@@ -497,6 +606,13 @@ def _explain_left_out(source, items, wanted):
                 if not (found.name and found.reason and is_asked_for): continue
                 raise WeatherError(f"{source} holds {found.field}, which is left out: "
                                    f"{found.reason}. If that is not so, correct its attributes.")
+
+def _open_together(items, wanted, box, span) -> list:
+    "Pieces of files of one layout; none where anything is wrong, which file by file tells better."
+    whole = open_alike(items)
+    if whole is None: return []
+    try: return standardise(whole, f"{items[0]} … {items[-1].name}", wanted, box, span)
+    except WeatherError: return []
 
 def _explain_names(source, names):
     "Raises `WeatherError` where a source has no variable of ours."
