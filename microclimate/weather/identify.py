@@ -258,12 +258,14 @@ _LEVEL_NAMES = ("level", "lev", "levels", "plev", "pressure_level", "pressure", 
 
 # %% ../../nbs/weather/01_identify.ipynb #b1cf4875
 def vertical_kind(
-    axis: xr.DataArray,  # a coordinate
+    name: str,  # of a coordinate
+    axis: xr.Variable,  # the coordinate
 ) -> str | None:  # 'pressure', 'height', 'model levels' …; None for one that is not vertical
     "What a coordinate counts upwards or downwards."
-    name, about = str(axis.name), {key: str(text) for key, text in axis.attrs.items()}
-    standard = about.get("standard_name", "unknown").replace(" ", "_")
     if axis.dtype.kind not in "iuf": return None
+    about = {key: str(text) for key, text in axis.attrs.items()}
+    standard = about.get("standard_name", "unknown").replace(" ", "_")
+    if VERTICAL.get(standard) == "height": return _height_or_number(axis)
     if standard in VERTICAL: return VERTICAL[standard]
     if standard.endswith(_NOT_VERTICAL): return None
     if name in VERTICAL: return VERTICAL[name]
@@ -271,12 +273,19 @@ def vertical_kind(
     if linear(units, "Pa"): return "pressure"
     words = about.get("long_name", "").lower().replace("_", " ")
     for pattern, kind in _DESCRIPTIONS.items():
-        if re.search(pattern, words): return kind
+        if re.search(pattern, words): return kind if kind != "height" else _height_or_number(axis)
     if linear(units, "K"): return "potential temperature"
     if linear(units, "m") and _stands_upright(name.lower(), about):
-        return "depth" if about.get("positive") == "down" else "height"
+        return "depth" if about.get("positive") == "down" else _height_or_number(axis)
     if name.lower() not in _LEVEL_NAMES: return None
     return "pressure" if _can_be_pressures(axis.values) else "model levels"
+
+def _height_or_number(axis) -> str:
+    "ICON numbers its model levels 1, 2, 3 … and calls them heights."
+    values = np.atleast_1d(axis.values)
+    are_numbers = len(values) > 1 and np.array_equal(values, np.arange(1, len(values) + 1))
+    is_general = "generali" in str(axis.attrs.get("long_name", ""))
+    return "model levels" if are_numbers or (is_general and len(values) > 1) else "height"
 
 def _stands_upright(name, about) -> bool:
     "Does a coordinate in metres go up or down?"
@@ -299,19 +308,19 @@ def in_hectopascals(axis) -> np.ndarray:  # (level,) hPa, whole numbers where th
     return values.round().astype(int) if np.allclose(values, values.round()) else values
 
 # %% ../../nbs/weather/01_identify.ipynb #20e37316
-def _vertical_axes(da: xr.DataArray) -> list:  # of (kind, coordinate)
+def _vertical_axes(da: xr.DataArray) -> list:  # of (kind, name, coordinate)
     "The vertical coordinates of a field: of its dimensions, and scalar ones that belong to it."
     found, listed = [], da.encoding.get("coordinates")
     level_type = da.attrs.get("GRIB_typeOfLevel")
-    for name, axis in da.coords.items():
+    for name, axis in da.coords.variables.items():
         is_scalar = axis.ndim == 0 and (listed is None or name in str(listed).split())
         if level_type and is_scalar and name in VERTICAL and name != level_type: continue
         if is_scalar or (axis.ndim == 1 and name in da.dims):
-            kind = vertical_kind(axis)
-            if kind not in (None, "none"): found.append((kind, axis))
-    for dim in da.dims:
+            kind = vertical_kind(str(name), axis)
+            if kind not in (None, "none"): found.append((kind, name, axis))
+    for dim, size in da.sizes.items():
         is_numbered = dim not in da.coords and str(dim).lower() in _LEVEL_NAMES
-        if is_numbered and da.sizes[dim] > 1: found.append(("levels without values", da[dim]))
+        if is_numbered and size > 1: found.append(("levels without values", dim, None))
     return found
 
 # %% ../../nbs/weather/01_identify.ipynb #3e69929c
@@ -335,20 +344,19 @@ def _height_of(name) -> float | None:
     match = re.fullmatch(r"(\d+)[a-z]", name or "")
     return float(match[1]) if match else None
 
-def _by_coordinates(letter, da) -> tuple:  # parts by our names, level as text, why it is none
+def _by_coordinates(letter, da) -> tuple:  # selections by our names, level as text, reason
     "Fields of one level each, by the vertical coordinates alone."
     parts, texts = {}, []
-    for kind, axis in _vertical_axes(da):
+    for kind, dim, axis in _vertical_axes(da):
         if kind == "pressure" and letter in COLUMNS:
             levels, unit = np.atleast_1d(in_hectopascals(axis)), "hPa"
             names = [f"{letter}{level:g}" for level in levels]
         elif kind == "height":
             levels, unit = _in_metres(axis), "m"
             names = [_at_height(letter, level) for level in levels]
-        else: return {}, "", f"it lies on {kind} ({axis.name})"
+        else: return {}, "", f"it lies on {kind} ({dim})"
         texts.append(_range(levels, unit))
-        for k, name in enumerate(names):
-            if name: parts[name] = da.isel({axis.name: k}) if axis.ndim else da
+        parts |= {name: {dim: k} if axis.ndim else {} for k, name in enumerate(names) if name}
     return parts, ", ".join(texts), ""
 
 def _in_metres(axis) -> np.ndarray:  # (level,)
@@ -362,18 +370,18 @@ def _range(levels, unit) -> str:
     return f"{min(levels):g} … {max(levels):g} {unit} ({len(levels)} levels)"
 
 # %% ../../nbs/weather/01_identify.ipynb #fd8a7dd0
-def _on_levels(letter, named, da, claimed) -> tuple:  # parts, level as text, reason
+def _on_levels(letter, named, da, claimed) -> tuple:  # selections, level as text, reason
     "A field that needs a level, where its coordinates and its own name agree on one."
     parts, level, reason = _by_coordinates(letter, da)
     if reason: return {}, level, reason
     specific = named if named and named != letter else None
     if not level:
-        if specific: return {specific: da}, _named_level(specific), ""
-        if letter == "z": return {"z_sfc": da}, "surface", ""
+        if specific: return {specific: {}}, _named_level(specific), ""
+        if letter == "z": return {"z_sfc": {}}, "surface", ""
         return {}, "", "no coordinate says its pressure or height"
     if specific in parts: return {specific: parts[specific]}, level, ""
     if specific and _belongs_to_others(specific, da, claimed):
-        return {specific: da}, _named_level(specific), ""
+        return {specific: {}}, _named_level(specific), ""
     if specific: return {}, level, f"its name says {_named_level(specific)}, its coordinate {level}"
     if not parts: return {}, level, f"no field of ours is {_article(letter)} at {level}"
     if len(parts) > 1 and "," in level: return {}, level, f"its coordinates say {level} at once"
@@ -392,17 +400,17 @@ def _belongs_to_others(specific, da, claimed) -> bool:
 
     xarray hands every scalar coordinate to every field, and merging keeps the first one's."""
     axes = _vertical_axes(da)
-    are_scalar = all(kind == "height" and axis.ndim == 0 for kind, axis in axes)
+    are_scalar = all(kind == "height" and axis.ndim == 0 for kind, _, axis in axes)
     if "coordinates" in da.encoding or not are_scalar: return False
-    return {float(axis) for _, axis in axes} <= claimed - {_height_of(specific)}
+    return {float(axis.values) for *_, axis in axes} <= claimed - {_height_of(specific)}
 
-def _alone(name, da) -> tuple:  # parts, level as text, reason
+def _alone(name, da) -> tuple:  # selections, level as text, reason
     "A field of one level by nature: sea-level pressure, precipitation, cloud cover."
     listed = str(da.encoding.get("coordinates", "")).split()
-    for kind, axis in _vertical_axes(da):
-        if axis.ndim == 0 and axis.name not in listed: continue
-        if kind not in ("height", "depth"): return {}, "", f"it lies on {kind} ({axis.name})"
-    return {name: da}, "", ""
+    for kind, axis_name, _ in _vertical_axes(da):
+        if axis_name not in da.dims and axis_name not in listed: continue
+        if kind not in ("height", "depth"): return {}, "", f"it lies on {kind} ({axis_name})"
+    return {name: {}}, "", ""
 
 # %% ../../nbs/weather/01_identify.ipynb #9a35f2e3
 _MODIFIERS = ("standard_error", "status_flag", "number_of_observations", "detection_minimum")
@@ -450,7 +458,7 @@ def _grib_statistic(kind, da) -> str:
     return f"a {_GRIB_STEPS[step]} over time is no {_plain(kind)}"
 
 def _part_of_an_ensemble(da) -> str:
-    for name, axis in da.coords.items():
+    for name, axis in da.coords.variables.items():
         standard = str(axis.attrs.get("standard_name", ""))
         if re.search(_STATISTICS, f"{name} {standard}"): return f"it is given by {name}"
     return ""
@@ -513,28 +521,39 @@ def _single_standard(standard) -> str | None:
 # %% ../../nbs/weather/01_identify.ipynb #82fe2be4
 def identify_fields(
     ds: xr.Dataset,  # lazy, as the source has it
+    wanted: set | None = None,  # our names, levels included; None for everything known
 ) -> list:  # of (Finding, {our name: lazy DataArray without level}), one for each field
     "What each field of a Dataset is. Values are not read."
-    meanings = {name: _meaning(name, ds[name]) for name in _fields_on_the_map(ds)}
+    fields = {name: ds[name] for name in _fields_on_the_map(ds)}
+    meanings = {name: _meaning(name, da) for name, da in fields.items()}
     claimed = {_height_of(named) for _, named, *_ in meanings.values()} - {None}
-    return [_identify(source, ds, meaning, claimed) for source, meaning in meanings.items()]
+    identified = []
+    for name, da in fields.items():
+        finding, selections = _identify(name, da, ds, meanings[name], claimed)
+        names = [n for n in selections if wanted is None or n in wanted]
+        identified.append((finding, {n: _part(finding, da, selections[n]) for n in names}))
+    return identified
 
-def _identify(source, ds, meaning, claimed) -> tuple:
-    da, (ours, named, rule, reason) = ds[source], meaning
+def _part(finding, da, selection) -> xr.DataArray:
+    "One level of a field, with what later steps need to know of it."
+    part = (da.isel(selection) if selection else da).assign_attrs(source_name=finding.field)
+    if finding.direction == _ALONG: part.attrs["grid_relative"] = 1
+    return part
+
+_ALONG = "the grid's axes"
+
+def _identify(source, da, ds, meaning, claimed) -> tuple:  # Finding, selections by our names
+    ours, named, rule, reason = meaning
     finding = Finding(source, units=str(da.attrs.get("units", "")), rule=rule)
     if ours is None: return replace(finding, reason="not a variable of this package"), {}
     parts, level, reason = {}, "", reason or _statistic(named or ours, da)
     if not reason and ours in _LETTERS: parts, level, reason = _on_levels(ours, named, da, claimed)
     elif not reason: parts, level, reason = _alone(ours, da)
     name = next(iter(parts)) if len(parts) == 1 else named or ours
-    is_wind = ours in ("u", "v") or is_wind_component(ours)
-    turned = is_wind and follows_grid(source, da, ds)
-    direction = "the grid's axes" if turned else "east and north"
     finding = replace(finding, name=name, level=level, reason=reason, window=_window(name, da))
-    if is_wind: finding = replace(finding, direction=direction)
-    if reason: return finding, {}
-    marks = dict(source_name=source) | (dict(grid_relative=1) if turned else {})
-    return finding, {key: part.assign_attrs(marks) for key, part in parts.items()}
+    if not is_wind_component(ours) and ours not in ("u", "v"): return finding, parts
+    direction = _ALONG if follows_grid(source, da, ds) else "east and north"
+    return replace(finding, direction=direction), parts
 
 def _window(name, da) -> str:
     "'instant', 'mean rate', 'sum' or '' for what does not change."
@@ -564,7 +583,7 @@ def name_fields(
     """The fields of a Dataset, in our names. A `z` without level is surface geopotential.
 
     Raises `WeatherError` for two fields that claim one name and differ."""
-    found, identified = {}, identified or identify_fields(ds)
+    found, identified = {}, identified or identify_fields(ds, wanted)
     if wanted is None and not _WRITTEN_HERE & set(ds.attrs): wanted = _all_but_on_request(identified)
     for _, parts in sorted(identified, key=_precedence):
         for key, part in parts.items():
