@@ -139,6 +139,18 @@ def test_marks_do_not_hide_in_what_is_derived(tmp_path):
     with pytest.raises(WeatherError, match="2r in .*humid.nc is -999 %"): open_forecast(tmp_path / "humid.nc", ["2d"])
 
 
+def test_one_gap_in_a_sum_since_the_start_stays_in_its_cell(tmp_path):
+    start = np.datetime64("2024-06-01", "ns")
+    ds = xr.Dataset({"tp": field(np.arange(13.0), units="mm"), "t2m": field(np.full(13, 280.0), units="K")}, AXES | dict(time=hours(13)))
+    ds["tp"][6, 2, 2] = np.nan
+    ds = ds.assign_coords(prediction_timedelta=("time", ds["time"].values - start)).swap_dims(time="prediction_timedelta")
+    path = write(tmp_path / "gap.nc", ds.drop_vars("time").expand_dims(time=[start]))
+    rain = open_forecast(path)["tp"]
+    np.testing.assert_allclose(rain[0, :, 0, 0], 1, rtol=1e-5)
+    gap = np.isnan(rain[0]).values
+    assert gap[:, 2, 2].any() and not gap[:, :2].any()
+
+
 def test_a_checksum_is_compared_not_believed(tmp_path):
     forecast = one_run([280, 281]).rename(t2m="2t").assign_attrs(model="mine")
     forecast = forecast.drop_vars("forecast_reference_time").assign_coords(

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..errors import WeatherError
-from .maps import (HEAD, colour_bar, colour_scale, date_text, draw_barbs,
+from .maps import (HEAD, MONTHS, colour_bar, colour_scale, date_text, draw_barbs,
                                        draw_field, draw_isobars, draw_places, draw_title,
                                        error_look, figure_style, has_field, is_synthetic, long_name,
                                        look_of, map_aspect, map_axes, model_text, nearest_cell,
@@ -260,7 +260,7 @@ def format_time_axis(ax, first=None, last=None):
 def _day_or_hour(time) -> str:
     "'8 Jun' at midnight, else '06' or '06:30'."
     if time.minute: return f"{time:%H:%M}"
-    return f"{time:%H}" if time.hour else f"{time.day} {time:%b}"
+    return f"{time:%H}" if time.hour else f"{time.day} {MONTHS[time.month - 1][:3]}"
 
 # %% ../../nbs/figures/01_plot.ipynb #ec238913
 @figure_style()
