@@ -578,7 +578,7 @@ def read_grib(
     wanted: set | None = None,  # our names with levels: {'2t', 'z500'}; None for all
 ) -> list:  # of Datasets along time, the first with `findings`; empty where no field is ours
     "Read GRIB 1 or 2. Raises `WeatherError` for damage, an ensemble, and a grid without rows."
-    fields, findings = _collect(path, wanted)
+    with reading(path): fields, findings = _collect(path, wanted)
     members = {field.member for field in fields}
     if len(members) > 1:
         raise WeatherError(f"{path} holds {len(members)} ensemble members: "
@@ -594,7 +594,7 @@ def grib_fields(
     path: str | Path,
 ) -> list:  # of `Finding`, one for each message
     "What each message of a file is, or why it is left out. Values are not read."
-    fields, findings = _collect(path, with_values=False)
+    with reading(path): fields, findings = _collect(path, with_values=False)
     for field in fields:
         if field.grid.mend: _leave_out(field, findings, f"on a {field.grid.kind} grid")
     return findings
