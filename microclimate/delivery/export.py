@@ -193,7 +193,7 @@ def save_onnx(
 
 def _append_text(path, key, text):
     "One more text at an ONNX file's end; key and text have less than 128 bytes."
-    parts = b"".join(bytes([tag, len(part)]) + part.encode() for tag, part in ((10, key), (18, text)))
+    parts = bytes([10, len(key)]) + key.encode() + bytes([18, len(text)]) + text.encode()
     with open(path, "ab") as file: file.write(bytes([14 << 3 | 2, len(parts)]) + parts)
 
 # %% ../../nbs/delivery/00_export.ipynb #0252668f

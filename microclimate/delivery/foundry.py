@@ -288,13 +288,13 @@ def wait_for(order: Order, task: str, access: Access, client, pace: Pace):
 def _progress(client, task, access) -> dict:
     "How far a task is. Raises `WeatherError` for an answer that is of another kind."
     info = client.get_progress(task)
-    told = {key: type(info.get(key)) for key in ("completed", "status", "progress_percentage", "success")}
-    known = told["completed"] is bool and told["status"] is str
-    counted = told["progress_percentage"] in (int, float)
-    ended = info.get("completed") is not True or told["success"] is bool
+    known = type(info.get("completed")) is bool and type(info.get("status")) is str
+    counted = type(info.get("progress_percentage")) in (int, float)
+    ended = info.get("completed") is not True or type(info.get("success")) is bool
     if known and counted and ended: return info
-    raise WeatherError(f"The endpoint {access.endpoint} answers {access.hide(str(info))[:300]}, which "
-                       "does not say how far the task is: it is not an endpoint of Aurora.")
+    answer = access.hide(str(info))[:300]
+    raise WeatherError(f"The endpoint {access.endpoint} answers {answer}, which does not say how "
+                       "far the task is: it is not an endpoint of Aurora.")
 
 # %% ../../nbs/delivery/03_foundry.ipynb #8e4e344b
 def _run_task(order, task, access, client, pace):

@@ -109,8 +109,8 @@ def _check_graph(path, digest):
 def _check_inputs(path, names):
     "Raises `WeatherError` for an input that is not computed here."
     if unknown := [name for name in names if name not in AUXILIARY]:
-        raise WeatherError(f"{path} takes {', '.join(unknown)}, which the runner does not have: use "
-                           f"a model with inputs of {', '.join(AUXILIARY)}.")
+        raise WeatherError(f"{path} takes {', '.join(unknown)}, which the runner does not have: "
+                           f"use a model with inputs of {', '.join(AUXILIARY)}.")
 
 def _read_texts(path) -> dict:
     try:

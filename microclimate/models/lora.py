@@ -232,11 +232,13 @@ def read_adapter(folder: str | Path) -> dict:
         )
     return about
 
-_KINDS = dict(base=dict, rank=int, targets=str, seed=int, alpha=float, also=list, adapter_sha256=str)
+_KINDS = dict(base=dict, rank=int, targets=str, seed=int, alpha=float, also=list,
+              adapter_sha256=str)
 
 def _check_about(about, path):
     "Raises `WeatherError` for a description that is incomplete, of other kinds, or was changed."
-    right = isinstance(about, dict) and all(type(about.get(k)) is kind for k, kind in _KINDS.items())
+    found = about if isinstance(about, dict) else {}
+    right = all(type(found.get(key)) is kind for key, kind in _KINDS.items())
     if not right: raise WeatherError(f"{path} is not the description of an adapter: copy it again.")
     said = {key: value for key, value in about.items() if key != "about_sha256"}
     if about.get("about_sha256", json_sha256(said)) == json_sha256(said): return

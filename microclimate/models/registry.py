@@ -285,7 +285,9 @@ def read_config(folder: str | Path) -> dict:
 
 _MEND = "copy the whole folder again, or train the model again"
 
-def _in_one_line(error): return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+def _in_one_line(error) -> str:
+    line = " ".join(str(error).split())[:200].rstrip(".")
+    return line or type(error).__name__
 
 _KINDS = dict(name=str, family=str, net=dict, normalizer=dict, grid=dict, history=int, aux=list,
               weights_sha256=str)
@@ -357,15 +359,16 @@ def _building(folder):
     "Whatever an impossible description does to a library becomes one sentence."
     try: yield
     except Exception as error:  # of json, numpy, torch and safetensors
-        raise WeatherError(f"The model in {folder} cannot be built from its config.json and weights "
-                           f"({_in_one_line(error)}): {_MEND}.") from error
+        raise WeatherError(f"The model in {folder} cannot be built from its config.json and "
+                           f"weights ({_in_one_line(error)}): {_MEND}.") from error
 
 # %% ../../nbs/models/01_registry.ipynb #f50b36ef
 def _check_statistics(normalizer):
     "Raises `WeatherError` for a mean or a deviation that the variable cannot have."
     for name, mean, std in zip(normalizer.channels, normalizer.mean, normalizer.std):
         row = variable(name)
-        low, high = (row.low, row.high) if row.transform == "none" else np.log1p([row.low, row.high])
+        low, high = row.low, row.high
+        if row.transform == "log1p": low, high = np.log1p([low, high])
         if low <= mean <= high and std <= high - low: continue
         raise WeatherError(f"{name} has the mean {mean:g} and the deviation {std:g}, which is not "
                            f"possible between {low:g} and {high:g}")

@@ -267,11 +267,8 @@ def forecast_archive(
     Raises `WeatherError` for a lead that is no multiple of the model's step."""
     check_lead(model, lead_hours, keep_hours)
     groups = [init_times[i:i + batch_size] for i in range(0, len(init_times), batch_size)]
-    paths = [
-        Path(folder)
-        / f"{file_stem(model.name)}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{'source' if boundary else 'none'}.nc"
-        for g in groups
-    ]
+    stem, ending = Path(folder) / file_stem(model.name), "source" if boundary else "none"
+    paths = [Path(f"{stem}_{pd.Timestamp(g[0]):%Y%m%dT%H}_{ending}.nc") for g in groups]
     carried = sorted(getattr(model, "channels", None) or channels_of(ds))
     facts |= dict(leads=[int(lead_hours), keep_hours], variables=carried)
     for group, path in zip(tqdm(groups, desc=model.name, leave=False, disable=len(groups) < 2), paths):

@@ -272,8 +272,8 @@ def _with_axes(ds, mapping) -> xr.Dataset:
     "The file's own axes where its projection leads to them, else axes from the places."
     if not {"x", "y"} <= set(ds.coords): return add_projection(ds, read_crs(mapping))
     axes = ds.assign_coords({dim: (dim, _on_map(ds[dim])) for dim in "xy"})
-    earths = [{}] if set(mapping) & {"earth_radius", "semi_major_axis", "reference_ellipsoid_name"} \
-        else [{}, *(dict(earth_radius=radius) for radius in _RADII)]
+    names_earth = {"earth_radius", "semi_major_axis", "reference_ellipsoid_name"} & set(mapping)
+    earths = [{}] if names_earth else [{}, *(dict(earth_radius=radius) for radius in _RADII)]
     found = [axes.assign(crs=((), 0, cf_mapping(read_crs(mapping | earth)))) for earth in earths]
     gaps = [Grid.from_dataset(one).misfit() for one in found]  # the file's places tell which Earth
     if min(gaps) < 0.1: return found[int(np.argmin(gaps))]
