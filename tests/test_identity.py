@@ -78,6 +78,12 @@ def test_a_percentile_is_no_forecast(tmp_path):
     assert "percentile" in opened(tmp_path, dict(t2m=field()), percentile)
 
 
+def test_what_is_asked_for_and_left_out_is_explained(tmp_path):
+    fields = dict(t2m=field(cell_methods="time: maximum"), msl=field(1e5, "Pa"))
+    assert "t2m, which is left out: its maximum" in opened(tmp_path, fields, variables=["2t", "msl"])
+    assert "has no sp" in opened(tmp_path, fields, variables=["sp", "msl"])
+
+
 def test_names_are_case_exact(tmp_path):
     assert "2t" in opened(tmp_path, dict(T2M=field()))
     assert isinstance(opened(tmp_path, dict(T2m=field())), str)

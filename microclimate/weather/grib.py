@@ -6,7 +6,6 @@
 __all__ = ['GRIB_TABLE', 'UNKNOWN', 'GribRow', 'GribMessage', 'match_message', 'read_grib', 'grib_fields']
 
 # %% ../../nbs/weather/04_grib.ipynb #1592db06
-import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -388,30 +387,42 @@ def _mend(kind) -> str:
 def _handles(path, ec):
     "Yields each field of a file. Raises `WeatherError` for bytes that are no whole message."
     end = 0
-    with reading(path), open(path, "rb") as file, open(path, "rb") as raw, _multi_field(ec):
+    with reading(path), open(path, "rb") as file, open(path, "rb") as raw:
         while (handle := _next_handle(file, path, end, ec)) is not None:
             try:
                 offset = int(ec.codes_get_message_offset(handle))
-                if offset >= end:  # not another field of the same message
-                    _check_between(raw, path, end, offset)
-                    end = offset + _length(raw, offset, handle, ec)
-                yield handle
+                _check_between(raw, path, end, offset)
+                end, start = offset + int(ec.codes_get_message_size(handle)), end
+                raw.seek(offset)
+                singles = _single_fields(raw.read(end - offset), path, start)
+                if not singles: yield handle
             finally: ec.codes_release(handle)
+            for message in singles:
+                handle = ec.codes_new_from_message(message)
+                try: yield handle
+                finally: ec.codes_release(handle)
         _check_between(raw, path, end, Path(path).stat().st_size)
 
-def _length(raw, offset, handle, ec) -> int:  # bytes
-    "A message's length, with all of its fields, which ecCodes gives for GRIB 1 alone."
-    raw.seek(offset)
-    head = raw.read(16)
-    if head[7] == 2: return int.from_bytes(head[8:], "big")
-    return int(ec.codes_get_message_size(handle))
+def _single_fields(message, path, end) -> list:  # of messages; empty where there is one field
+    "The fields of a GRIB 2 message that holds several, as NCEP packs u and v together."
+    if message[7] != 2: return []
+    current, fields = {}, []  # what a field does not repeat, it shares with the one before
+    for number, section in _sections(message, path, end):
+        shares_bitmap = number == 6 and section[5:6] == b"\xfe" and 6 in current
+        if not shares_bitmap: current[number] = section
+        if number == 7: fields.append(b"".join(current[key] for key in sorted(current)))
+    if len(fields) < 2: return []
+    return [message[:8] + (len(body) + 20).to_bytes(8, "big") + body + b"7777" for body in fields]
 
-@contextlib.contextmanager
-def _multi_field(ec):
-    "One message may hold several fields: NCEP packs u and v together."
-    ec.codes_grib_multi_support_on()
-    try: yield
-    finally: ec.codes_grib_multi_support_off()
+def _sections(message, path, end):
+    "Yields number and bytes of each section. Raises `WeatherError` where they do not fit."
+    start = 16
+    while start < len(message) - 4:
+        size = int.from_bytes(message[start:start + 4], "big")
+        if size < 5 or start + size > len(message) - 4:
+            raise _damaged(path, end, "the lengths of its sections do not fit together")
+        yield message[start + 4], message[start:start + size]
+        start += size
 
 def _next_handle(file, path, end, ec):
     try: return ec.codes_grib_new_from_file(file)

@@ -30,7 +30,7 @@ from ..variables import (CHANNELS, COLUMNS, LEVELS, R_DRY, STATICS, VARIABLES, V
                                     other_component, variable)
 from .grib import read_grib
 from .read import (check_length, chunk_dataset, file_kind, is_url, read_netcdf,
-                                       read_zarr, reading, unpack)
+                                       read_zarr, reading, unpack_archive)
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, identify_fields, our_name, plausible_unit
 from .place import rotate_winds
@@ -458,7 +458,7 @@ def open_file(
 def _open_packed(path, wanted, lazy) -> list:
     "Every file in an archive; messages name the archive and the file in it."
     found = []
-    for name, part in unpack(path).items():
+    for name, part in unpack_archive(path).items():
         try: found += open_file(part, wanted, lazy)
         except WeatherError as error:
             raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
@@ -602,7 +602,7 @@ def _explain_left_out(source, items, wanted):
     for item in items:
         for ds in open_file(item, wanted):
             for found, _ in identify_fields(ds):
-                is_asked_for = wanted is None or found.name in wanted or found.name in COLUMNS
+                is_asked_for = wanted is None or _is_asked_for(found.name, wanted)
                 if not (found.name and found.reason and is_asked_for): continue
                 raise WeatherError(f"{source} holds {found.field}, which is left out: "
                                    f"{found.reason}. If that is not so, correct its attributes.")
@@ -613,6 +613,11 @@ def _open_together(items, wanted, box, span) -> list:
     if whole is None: return []
     try: return standardise(whole, f"{items[0]} … {items[-1].name}", wanted, box, span)
     except WeatherError: return []
+
+def _is_asked_for(name, wanted) -> bool:
+    "Is it one of the names, or a column of which a level is wanted?"
+    if name not in COLUMNS: return name in wanted
+    return any(re.fullmatch(rf"{name}\d*", one) for one in wanted)
 
 def _explain_names(source, names):
     "Raises `WeatherError` where a source has no variable of ours."
@@ -829,7 +834,11 @@ def open_weather(
     left_out = dict.fromkeys(text for p in pieces for text in p.attrs.pop("left_out", ()))
     runs = [(start, rotate_winds(to_rates(ds, start, sums, strict)))
             for start, ds in join_runs(pieces)]
-    ds = select_variables(select_times(stack_runs(runs), time, name), variables, name)
+    ds = select_times(stack_runs(runs), time, name)
+    try: ds = select_variables(ds, variables, name)
+    except WeatherError:
+        if kind != "era5": _explain_left_out(name, resolve_source(source), variables)
+        raise
     digest = None if kind == "era5" else _source_sha256(source, lazy)
     facts = dict(source_sha256=digest, region=getattr(where, "name", "")) | _credits(pieces)
     if variables is None and left_out: facts["left_out"] = _tell_left_out(left_out, name)
