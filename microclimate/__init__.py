@@ -26,7 +26,7 @@ _HOMES = {  # name at the door: module, and the name there (None: the module its
     "forecast": ("models.rollout", "forecast"),
     "rollout": ("models.rollout", "rollout"),
     "ensemble": ("models.members", "ensemble"),
-    "score": ("scores.evaluate", "score_table"),
+    "score": ("scores.evaluate", "score"),
     "compare": ("scores.evaluate", "compare"),
     "plot": ("figures.plot", None),
     "Grid": ("grid", "Grid"),
@@ -51,8 +51,7 @@ if TYPE_CHECKING:
     from .models.registry import MODELS, build_model, load_model, save_model
     from .models.rollout import forecast, rollout
     from .provenance import verify
-    from .scores.evaluate import compare
-    from .scores.evaluate import score_table as score
+    from .scores.evaluate import compare, score
     from .training.fit import fit_model as fit
     from .variables import read_variables, register_variable
     from .weather.forecasts import open_forecast

@@ -63,8 +63,7 @@ def test_all_the_way(tmp_path, monkeypatch):
     assert model.channels == ("2t", "msl", "fog", "80u", "80v") and limits_of("fog") == (0, 5)
     ahead = mc.forecast(model, weather, "2024-06-02", lead_hours=6)
     assert np.isfinite(ahead["fog"]).all() and float(ahead["fog"].min()) >= 0
-    table = mc.score(ahead, weather)
-    assert {"fog", "80u"} <= set(table.index.get_level_values("variable"))
+    assert {"fog", "80u"} <= set(mc.score(ahead, weather).data_vars)
 
     assert decimals_for(["fog", "80u", "2t"]) == {"fog": 3, "80u": 1, "2t": 1}
     assert look_of("fog").units == "g m⁻³" and look_of("80u") == look_of("10u")

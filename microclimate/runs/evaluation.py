@@ -102,7 +102,8 @@ def trained_times(
 ) -> np.ndarray:  # (n,) bool
     "Which of some times a model has learned from, or was chosen by."
     made = trained_on(model)
-    if not made or not _same_atmosphere(made["source"], source_name(source)): return np.zeros(len(times), bool)
+    if not made or not _same_atmosphere(made["source"], source_name(source)):
+        return np.zeros(len(times), bool)
     first, last = made.get("first") or made.get("start"), made.get("last") or made.get("end")
     first = known.min() if first is None else pd.Period(first).start_time.to_datetime64()
     last = known.max() if last is None else pd.Period(last).end_time.to_datetime64()
@@ -126,9 +127,12 @@ def say_what_is_known(
     times, told = np.unique(np.asarray(times, "M8[ns]")), []
     for name in filter(is_model, models):
         count = int(trained_times(name, source, times, known).sum())
-        if count: told.append(f"{name} is scored on times it was trained on: {count} of {len(times)}.")
+        if not count: continue
+        told.append(f"{name} is scored on times it was trained on: {count} of {len(times)}.")
     count = int(_times_in(usual, times).sum())
-    if count: told.append(f"The climatology was made from a period that holds {count} of the {len(times)} times scored.")
+    if count:
+        told.append("The climatology was made from a period that holds "
+                    f"{count} of the {len(times)} times scored.")
     if told: print(*told, sep="\n")
     return told
 

@@ -237,9 +237,24 @@ def score(
     forecast: xr.Dataset,  # init_time, lead_time and the grid
     truth: xr.Dataset,  # time and the grid
     metrics: Sequence[str] = ("rmse", "mae", "bias"),  # keys of METRICS, with their numbers
-    **options,  # variables, climatology, mask, weights, missing: see `statistics`
+    **options: object,  # variables, climatology, mask, weights, missing: see `statistics`
 ) -> xr.Dataset:  # each variable (metric, lead_time), in physical units
-    "Score a forecast by lead time. Raises `WeatherError` if it cannot be compared with the truth."
+    """Score a forecast against the observed weather, by lead time.
+
+    Means are weighted by area and taken over all starts; `score_table` shows a few leads as a
+    table, `compare` adds skill and confidence intervals.
+
+    Raises `WeatherError` if the two lie on different grids, share no variable or have no valid
+    time in common.
+
+    >>> import microclimate as mc
+    >>> weather = mc.open_weather("nature")
+    >>> ahead = mc.forecast(mc.load_model("sfno-tiny"), weather, "2024-06-07", lead_hours=24)
+    >>> scores = mc.score(ahead, weather)
+    >>> rmse = scores["2t"].sel(metric="rmse")
+    >>> rmse.dims, rmse.sizes["lead_time"], rmse.units
+    (('lead_time',), 24, 'K')
+    """
     sums = statistics(forecast, truth, needed_statistics(metrics), **options)
     return finish_scores(sums, metrics)
 
@@ -425,23 +440,8 @@ def score_table(
     lead_hours: Sequence[float] | None = None,  # default: up to four, evenly spread
     **options: object,  # variables, climatology, mask, weights, missing: see `statistics`
 ) -> pd.DataFrame:  # index (variable, units), columns (metric, lead_hours); physical units
-    """Score a forecast against the observed weather.
-
-    Means are weighted by area and taken over all starts; `compare` adds skill and confidence
-    intervals. A region is part of the index if `mask` names several.
-
-    Raises `WeatherError` if the two lie on different grids, share no variable or have no valid
-    time in common.
-
-    >>> import microclimate as mc
-    >>> weather = mc.open_weather("nature")
-    >>> ahead = mc.forecast(mc.load_model("sfno-tiny"), weather, "2024-06-07", lead_hours=24)
-    >>> mc.score(ahead, weather, metrics=["rmse"], lead_hours=[6, 24], variables=["2t"]).round(1)
-    metric          rmse
-    lead_hours        6    24
-    variable units
-    2t       K       ... ...
-    """
+    """The scores of `score` as a table with a row for each variable. A region is part of the index
+    if `mask` names several. Raises `WeatherError` as `score` does."""
     table = to_table(score(forecast, truth, metrics, **options))
     if lead_hours is None: lead_hours = _quarter_leads(table["lead_hours"].unique())
     rows = ["variable", "units"]

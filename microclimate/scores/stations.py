@@ -47,7 +47,10 @@ def read_stations(
     found = _find_columns(table, STATION_COLUMNS, "stations", optional=("name",))
     texts = {"location": _without_letters(table[found["location"]])}
     texts |= {c: table[found[c]] for c in ("latitude", "longitude", "altitude")}
-    numbers = {ours: _numbers(column, found[ours], ours == "altitude") for ours, column in texts.items()}
+    numbers = {
+        ours: _numbers(column, found[ours], gaps=ours == "altitude")
+        for ours, column in texts.items()
+    }
     names = table[found["name"]] if "name" in found else numbers["location"].astype(int)
     return _station_dataset(**numbers, name=names.astype(str).to_numpy(object))
 
@@ -735,7 +738,8 @@ def _open_verif_text(path) -> xr.Dataset:
                            "an earlier one: keep one of them.")
     places = table.drop_duplicates(["location", "lat", "lon"]).set_index("location")
     moved = places.index[places.index.duplicated()]
-    if len(moved): raise WeatherError(f"Station {moved[0]:g} in {path} has two positions: give it one.")
+    if len(moved):
+        raise WeatherError(f"Station {moved[0]:g} in {path} has two positions: give it one.")
     ds = table.set_index(_TEXT_KEYS)[["obs", "fcst"]].to_xarray().rename(seconds="time")
     where = places.reindex(columns=["lat", "lon", "altitude"]).loc[ds["location"].values]
     ds = ds.assign({name: ("location", column.to_numpy()) for name, column in where.items()})

@@ -476,7 +476,8 @@ def without_false_checksum(
     if unchanged: return ds
     warnings.warn(f"{path} was changed after it was written: its values do not match its own "
                   "checksum, so it is read as anybody's file.", stacklevel=4)
-    return ds.drop_attrs(deep=False).assign_attrs({k: v for k, v in ds.attrs.items() if k != "content_sha256"})
+    kept = {key: value for key, value in ds.attrs.items() if key != "content_sha256"}
+    return ds.drop_attrs(deep=False).assign_attrs(kept)
 
 def _fingerprint(path, ds) -> str:  # SHA-256
     if "content_sha256" in ds.attrs: return ds.attrs["content_sha256"]
@@ -524,7 +525,8 @@ def _lazy_parts(files, wanted, box) -> tuple:  # forecasts of the files with bot
         elif "lead_time" in part.dims:
             about = _about([(path, ds)])
             if not about["is_ours"]:
-                if not parts: _check_fields(from_leads(_one_field(ds, path), path, wanted, box), path)
+                one = _one_field(ds, path)
+                if not parts: _check_fields(from_leads(one, path, wanted, box), path)
                 part = _check_later(part, path)
             parts.append(part.assign_attrs(about))
     return parts, others

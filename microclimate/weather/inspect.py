@@ -18,7 +18,7 @@ from ..errors import WeatherError
 from .grib import grib_fields
 from .identify import identify_fields
 from .open import resolve_source, source_name
-from .read import file_kind, read_netcdf, read_zarr, unpack
+from .read import file_kind, read_netcdf, read_zarr, unpack_archive
 from .times import SUM_RULES, join_versions, sum_facts
 
 # %% ../../nbs/weather/09_inspect.ipynb #50c6e390
@@ -78,7 +78,7 @@ def _inspect_item(item) -> list:
     kind = file_kind(item)
     if kind == "grib": return grib_fields(item)
     if kind == "packed":
-        return [finding for part in unpack(item).values() for finding in _inspect_item(part)]
+        return [finding for part in unpack_archive(item).values() for finding in _inspect_item(part)]
     with read_netcdf(item) if kind == "netcdf" else read_zarr(item) as ds:
         return _inspect_dataset(ds)
 

@@ -30,7 +30,7 @@ from ..variables import (CHANNELS, COLUMNS, LEVELS, R_DRY, STATICS, VARIABLES, V
                                     other_component, variable)
 from .grib import read_grib
 from .read import (check_length, chunk_dataset, file_kind, is_url, read_netcdf,
-                                       read_zarr, reading, unpack)
+                                       read_zarr, reading, unpack_archive)
 from .store import Store, read_store, store_facts, store_url
 from .identify import AMOUNTS, identify_fields, our_name, plausible_unit
 from .place import rotate_winds
@@ -458,7 +458,7 @@ def open_file(
 def _open_packed(path, wanted, lazy) -> list:
     "Every file in an archive; messages name the archive and the file in it."
     found = []
-    for name, part in unpack(path).items():
+    for name, part in unpack_archive(path).items():
         try: found += open_file(part, wanted, lazy)
         except WeatherError as error:
             raise WeatherError(str(error).replace(str(part), f"{name} in {path}")) from error
