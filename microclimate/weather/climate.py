@@ -34,7 +34,9 @@ from .open import open_file, resolve_source
 def day_window(days: int) -> np.ndarray:  # (366,) weights around day 0, circular, sum 1
     "Linearly decaying weights, zero at half the window's width."
     away = np.minimum(np.arange(366), 366 - np.arange(366))
-    weights = np.clip(1 - away / max(days // 2, 1), 0, None) if days > 1 else (away == 0).astype(float)
+    weights = (
+        np.clip(1 - away / max(days // 2, 1), 0, None) if days > 1 else (away == 0).astype(float)
+    )
     return weights / weights.sum()
 
 def _smooth(x, weights):
@@ -48,13 +50,18 @@ def _when(time) -> tuple:  # hour of day (whole where it is whole), day of the y
     "Clock and calendar of times."
     index = pd.DatetimeIndex(np.ravel(np.asarray(time, "M8[ns]")))
     hour = index.hour + index.minute / 60
-    return (hour.astype(int) if np.all(hour == hour.astype(int)) else hour).to_numpy(), index.day_of_year.to_numpy()
+    return (
+        hour.astype(int) if np.all(hour == hour.astype(int)) else hour
+    ).to_numpy(), index.day_of_year.to_numpy()
 
 # %% ../../nbs/weather/11_climate.ipynb #67451055
 def _whole_year(day, window_days) -> bool:
-    "Do the data cover the year, so that no day is further from the next than a quarter of the window? Spells of hours may."
+    """Do the data cover the year, so that no day is further from the next than a quarter of the
+    window? Spells of hours may."""
     days = np.unique(day)
-    return len(days) > 1 and np.diff(np.append(days, days[0] + 366)).max() <= max(1, window_days // 4)
+    return len(days) > 1 and np.diff(np.append(days, days[0] + 366)).max() <= max(
+        1, window_days // 4
+    )
 
 @dataclass(frozen=True)
 class _Slots:
@@ -70,12 +77,20 @@ class _Slots:
 
 # %% ../../nbs/weather/11_climate.ipynb #5ee69de3
 def _slots(time, by, window_days) -> _Slots:
-    "Raises `WeatherError` for an unknown way, and for less than a year where the day of the year is demanded."
-    if by not in ("auto", "hour", "dayofyear"): raise WeatherError(f"A climatology is by 'auto', 'hour' or 'dayofyear', not '{by}'.")
-    if not 1 <= window_days <= 366: raise WeatherError(f"A window of {window_days} days cannot be: choose 1 to 366, for example 61.")
+    """Raises `WeatherError` for an unknown way, and for less than a year where the day of the year
+    is demanded."""
+    if by not in ("auto", "hour", "dayofyear"):
+        raise WeatherError(f"A climatology is by 'auto', 'hour' or 'dayofyear', not '{by}'.")
+    if not 1 <= window_days <= 366:
+        raise WeatherError(
+            f"A window of {window_days} days cannot be: choose 1 to 366, for example 61."
+        )
     hour, day = _when(time)
     year = _whole_year(day, window_days)
-    if by == "dayofyear" and not year: raise WeatherError("A climatology by day of the year needs a year of data: use by='auto' or 'hour'.")
+    if by == "dayofyear" and not year:
+        raise WeatherError(
+            "A climatology by day of the year needs a year of data: use by='auto' or 'hour'."
+        )
     hours, daily = np.unique(hour), year and by != "hour"
     return _Slots(hours, np.searchsorted(hours, hour), (day - 1) * daily, daily, window_days)
 
@@ -115,20 +130,26 @@ def _missing(da, which, bad) -> str:
 
 # %% ../../nbs/weather/11_climate.ipynb #6dd09019
 def _mean_field(da, slots) -> xr.DataArray:  # (hour, [dayofyear], …) float32
-    "Mean of a field over the times that fall on each hour (and day). Raises `WeatherError` where an hour has none."
+    """Mean of a field over the times that fall on each hour (and day).
+
+    Raises `WeatherError` where an hour has none."""
     sums, counts = _sums(da, slots), np.zeros(slots.shape)
     np.add.at(counts, (slots.day, slots.hour), 1)
     if slots.daily:
         weights = day_window(slots.window)
         counts = _smooth(counts, weights)
         _smooth_in_place(sums, weights)
-    if (counts < 1e-9).any(): raise WeatherError(f"{da.name} lacks some hours of the day in some season: use by='hour' or longer data.")
+    if (counts < 1e-9).any():
+        raise WeatherError(
+            f"{da.name} lacks some hours of the day in some season: use by='hour' or longer data."
+        )
     sums /= counts.reshape(counts.shape + (1,) * (sums.ndim - 2))
     return _labelled(sums, slots, _rest(da), da.attrs)
 
 def _smooth_in_place(sums, weights, columns=4096):
     flat = sums.reshape(366, -1)
-    for k in range(0, flat.shape[1], columns): flat[:, k : k + columns] = _smooth(flat[:, k : k + columns], weights)
+    for k in range(0, flat.shape[1], columns):
+        flat[:, k : k + columns] = _smooth(flat[:, k : k + columns], weights)
 
 def _labelled(values, slots, rest, attrs) -> xr.DataArray:
     whole = xr.DataArray(values.astype("float32"), dims=("dayofyear", "hour", *rest), attrs=attrs)
@@ -144,16 +165,22 @@ def split_amounts(
     count = (pool >= dry).sum(0)
     position = 2 / 3 * np.maximum(count - 1, 0)
     low = position.astype(int)
-    at = lambda k: np.take_along_axis(wet, np.minimum(k, np.maximum(count - 1, 0))[:, None], 1)[:, 0]
+    at = lambda k: np.take_along_axis(wet, np.minimum(k, np.maximum(count - 1, 0))[:, None], 1)[
+        :, 0
+    ]
     below, above = (np.where(count, at(k), dry) for k in (low, low + 1))
     return 1 - count / len(pool), below + (position - low) * (above - below)
 
 # %% ../../nbs/weather/11_climate.ipynb #aa9eef34
 def _step_hours(ds) -> float:
     "Hours over which precipitation is a mean: what `open_weather` noted, else the smallest gap."
-    if hours := ds["tp"].attrs.get("window_hours") or ds.attrs.get("step_hours"): return float(hours)
+    if hours := ds["tp"].attrs.get("window_hours") or ds.attrs.get("step_hours"):
+        return float(hours)
     gaps = np.diff(np.unique(ds["lead_time" if "lead_time" in ds.dims else "time"].values))
-    if not gaps.size: raise WeatherError("One time alone does not say over which step precipitation fell: give more times.")
+    if not gaps.size:
+        raise WeatherError(
+            "One time alone does not say over which step precipitation fell: give more times."
+        )
     return float(gaps.min() / np.timedelta64(1, "h"))
 
 def _limits(ds, slots, dry) -> dict:  # tp_dry, tp_heavy
@@ -166,7 +193,10 @@ def _limits(ds, slots, dry) -> dict:  # tp_dry, tp_heavy
         parts = _by_slot(values.reshape(len(slots.hour), -1), slots, rate)
         found[:, :, :, rows] = parts.reshape(2, *slots.shape, *values.shape[len(ahead) :])
     about = dict(dry_below=rate, step_hours=dry / rate)
-    return {n: _labelled(f, slots, rest, _facts(n) | about) for n, f in zip(("tp_dry", "tp_heavy"), found)}
+    return {
+        n: _labelled(f, slots, rest, _facts(n) | about)
+        for n, f in zip(("tp_dry", "tp_heavy"), found)
+    }
 
 def _by_slot(values, slots, rate) -> np.ndarray:  # (2, day, hour, cell) from (n, cell)
     found = np.empty((2, *slots.shape, values.shape[1]), "float32")
@@ -188,21 +218,32 @@ def climatology(
     precipitation: bool = False,  # also tp_dry and tp_heavy, the limits of SEEPS
     dry: float = 0.25,  # kg m-2 in one step of the data; less is dry
 ) -> xr.Dataset:  # dims hour, and dayofyear where by day of the year; float32
-    "What is usual at this hour of this day. Raises `WeatherError` for less than a year where the day is demanded, and for missing values."
+    """What is usual at this hour of this day.
+
+    Raises `WeatherError` for less than a year where the day is demanded, and for missing values."""
     ds = _with_wind_speed(ds)
     slots = _slots(_times(ds), by, window_days)
     fields = {n: _mean_field(da, slots) for n, da in ds.data_vars.items() if _moves(da)}
     if precipitation:
-        if "tp" not in fields: raise WeatherError("Limits of precipitation need tp: add it to the variables, or leave precipitation=False.")
+        if "tp" not in fields:
+            raise WeatherError(
+                "Limits of precipitation need tp: add it to the variables, or leave "
+                "precipitation=False."
+            )
         fields |= _limits(ds, slots, dry)
-    axes = dict(hour=_axis("hour", slots.hours)) | (dict(dayofyear=_axis("dayofyear", np.arange(1, 367))) if slots.daily else {})
-    still = {c: v for c, v in ds.coords.items() if not _moves(v) and c not in ("init_time", "lead_time")}
+    axes = dict(hour=_axis("hour", slots.hours)) | (
+        dict(dayofyear=_axis("dayofyear", np.arange(1, 367))) if slots.daily else {}
+    )
+    still = {
+        c: v for c, v in ds.coords.items() if not _moves(v) and c not in ("init_time", "lead_time")
+    }
     whole = xr.Dataset(fields | ({"crs": ds["crs"]} if "crs" in ds else {}), coords=axes | still)
     settings = _settings(ds, by, window_days, dry if precipitation else None)
     return whole.assign_attrs(ds.attrs | _about(ds, slots) | dict(settings=json.dumps(settings)))
 
 def _with_wind_speed(ds):
-    "Usual is the mean of the wind's speed, `wind`, not the speed of the mean wind: directions cancel."
+    """Usual is the mean of the wind's speed, `wind`, not the speed of the mean wind: directions
+    cancel."""
     if not {"10u", "10v"} <= set(ds.data_vars): return ds
     return ds.assign(wind=np.hypot(ds["10u"], ds["10v"]))
 
@@ -214,24 +255,43 @@ def _moves(da): return bool({"time", "lead_time"} & set(da.dims))
 
 def _times(ds) -> np.ndarray:  # (n,) datetime64[ns]
     if "time" not in ds.coords or not any(map(_moves, ds.data_vars.values())):
-        raise WeatherError("A climatology is made from fields along time, which this Dataset has not: open a series with open_weather.")
+        raise WeatherError(
+            "A climatology is made from fields along time, which this Dataset has not: open a "
+            "series with open_weather."
+        )
     return ds["time"].values.astype("M8[ns]").ravel()
 
 def _about(ds, slots) -> dict:
     "What it is and which period it covers, for people."
     time, n = _times(ds), len(np.unique(_when(_times(ds))[1]))
     year = _whole_year(_when(time)[1], slots.window)
-    text = f"hour of day and day of year, triangular window of {slots.window} days" if slots.daily else "hour of day only" if year else \
-        f"hour of day only: the data hold {n} days of the year, less than a year"
+    text = (
+        f"hour of day and day of year, triangular window of {slots.window} days"
+        if slots.daily
+        else "hour of day only"
+        if year
+        else f"hour of day only: the data hold {n} days of the year, less than a year"
+    )
     return dict(climatology=text, period=f"{str(time.min())[:16]} … {str(time.max())[:16]} UTC")
 
 def _settings(ds, by, window_days, dry) -> dict:
-    "All that decides the numbers beside the source: two climatologies with the same source and settings are equal."
-    digest = lambda *arrays: hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
-    times, grid = _times(ds), [ds[c].values.astype("f8") for c in ("latitude", "longitude") if c in ds.coords]
+    """All that decides the numbers beside the source: two climatologies with the same source and
+    settings are equal."""
+    digest = lambda *arrays: hashlib.sha256(
+        b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
+    ).hexdigest()
+    times = _times(ds)
+    grid = [ds[c].values.astype("f8") for c in ("latitude", "longitude") if c in ds.coords]
     names = sorted(str(n) for n, da in ds.data_vars.items() if _moves(da))
-    return dict(by=by, window_days=window_days, dry_below=dry / _step_hours(ds) if dry else None, variables=names, times=len(times),
-                times_sha256=digest(times.view("i8")), grid_sha256=digest(*grid))
+    return dict(
+        by=by,
+        window_days=window_days,
+        dry_below=dry / _step_hours(ds) if dry else None,
+        variables=names,
+        times=len(times),
+        times_sha256=digest(times.view("i8")),
+        grid_sha256=digest(*grid),
+    )
 
 # %% ../../nbs/weather/11_climate.ipynb #701a3ff8
 MIN_DAYS = 28
@@ -249,19 +309,28 @@ def place(
     clim: xr.Dataset,  # from `climatology` or `open_climatology`
     time,  # datetime64 of any shape: 1-D is `time`, 2-D `(init_time, lead_time)`; or a DataArray with dims of its own
 ) -> dict:  # 'hour' and, where the climatology has it, 'dayofyear' -> index along it, for `isel`
-    "Positions of times in a climatology. Raises `WeatherError` for an hour of the day that it does not have."
+    """Positions of times in a climatology.
+
+    Raises `WeatherError` for an hour of the day that it does not have."""
     if not isinstance(time, xr.DataArray): time = _with_dims(np.asarray(time, "M8[ns]"))
     hour, day = _when(time.values)
     at = np.searchsorted(clim["hour"].values, hour).clip(max=clim.sizes["hour"] - 1)
     if (bad := clim["hour"].values[at] != hour).any():
         known = ", ".join(f"{h:g}" for h in clim["hour"].values)
-        raise WeatherError(f"The climatology has no hour {hour[bad][0]:g} UTC, only {known}: use data on its hours.")
+        raise WeatherError(
+            f"The climatology has no hour {hour[bad][0]:g} UTC, only {known}: use data on its "
+            f"hours."
+        )
     found = dict(hour=at) | (dict(dayofyear=day - 1) if "dayofyear" in clim.dims else {})
-    return {d: xr.DataArray(index.reshape(time.shape), dims=time.dims) for d, index in found.items()}
+    return {
+        d: xr.DataArray(index.reshape(time.shape), dims=time.dims) for d, index in found.items()
+    }
 
 def _with_dims(time) -> xr.DataArray:
     usual = {1: ("time",), 2: ("init_time", "lead_time")}
-    return xr.DataArray(time, dims=usual.get(time.ndim, tuple(f"time_{k}" for k in range(time.ndim))))
+    return xr.DataArray(
+        time, dims=usual.get(time.ndim, tuple(f"time_{k}" for k in range(time.ndim)))
+    )
 
 # %% ../../nbs/weather/11_climate.ipynb #4b213494
 def climatology_at(
@@ -269,37 +338,55 @@ def climatology_at(
     time,  # (n,) datetime64, or a DataArray of any shape
 ) -> xr.Dataset:  # the usual fields along `time`, or along the DataArray's dims
     "Look a climatology up. Raises `WeatherError` for an hour of the day that it does not have."
-    if not isinstance(time, xr.DataArray): time = _with_dims(np.atleast_1d(np.asarray(time, "M8[ns]")))
+    if not isinstance(time, xr.DataArray):
+        time = _with_dims(np.atleast_1d(np.asarray(time, "M8[ns]")))
     at = clim.isel(place(clim, time))
-    return at.drop_vars(["hour", "dayofyear"], errors="ignore").assign_coords(time=(time.dims, time.values.astype("M8[ns]")))
+    return at.drop_vars(["hour", "dayofyear"], errors="ignore").assign_coords(
+        time=(time.dims, time.values.astype("M8[ns]"))
+    )
 
 # %% ../../nbs/weather/11_climate.ipynb #12bcfd81
 def _years(text: str) -> tuple[int, int]:
     "First and last year of '2003/2006'. Raises `WeatherError` for anything else."
     match = re.fullmatch(r"(\d{4})(?:/(\d{4}))?", str(text).strip())
     if not match or int(match[2] or match[1]) < int(match[1]):
-        raise WeatherError(f"'{text}' is neither years such as '2003/2006' nor a climatology file that exists: give one of them.")
-    if not 1700 <= int(match[1]) <= int(match[2] or match[1]) <= 2200: raise WeatherError(f"The years {text} lie outside 1700 to 2200.")
+        raise WeatherError(
+            f"'{text}' is neither years such as '2003/2006' nor a climatology file that exists: "
+            f"give one of them."
+        )
+    if not 1700 <= int(match[1]) <= int(match[2] or match[1]) <= 2200:
+        raise WeatherError(f"The years {text} lie outside 1700 to 2200.")
     return int(match[1]), int(match[2] or match[1])
 
 def of_years(
     ds: xr.Dataset,  # along `time`
     years: str,  # '2003/2006'
 ) -> xr.Dataset:
-    "The part of a series that falls into some years. Raises `WeatherError` where it has none of them."
+    """The part of a series that falls into some years.
+
+    Raises `WeatherError` where it has none of them."""
     (first, last), year = _years(years), pd.DatetimeIndex(ds["time"].values).year
     inside = (year >= first) & (year <= last)
-    if not inside.any(): raise WeatherError(f"The data have no time in {years}, only {year.min()} to {year.max()}: choose other years.")
+    if not inside.any():
+        raise WeatherError(
+            f"The data have no time in {years}, only {year.min()} to {year.max()}: choose other "
+            f"years."
+        )
     return ds.isel(time=inside)
 
 def same_days(
     time,  # datetime64 of any shape
     years: str,  # '2021/2024'
 ) -> np.ndarray:  # (n,) datetime64[ns], each once, in order
-    "The days and hours of some times in other years; 29 February only where there is one. Raises `WeatherError` for no years."
+    """The days and hours of some times in other years; 29 February only where there is one.
+
+    Raises `WeatherError` for no years."""
     (first, last), time = _years(years), np.unique(np.asarray(time, "M8[ns]"))
     month, year = time.astype("M8[M]"), time.astype("M8[Y]")
-    then = [(month - year + np.datetime64(str(y), "M")).astype("M8[ns]") + (time - month) for y in range(first, last + 1)]
+    then = [
+        (month - year + np.datetime64(str(y), "M")).astype("M8[ns]") + (time - month)
+        for y in range(first, last + 1)
+    ]
     moved = [t[t.astype("M8[M]") - t.astype("M8[Y]") == month - year] for t in then]
     return np.unique(np.concatenate(moved))
 
@@ -309,7 +396,9 @@ def save_climatology(
     path: str | Path,  # where the NetCDF file shall appear
     **facts,  # more for its provenance
 ) -> Path:  # the file
-    "Write a climatology with its provenance, atomically. Raises `WeatherError` for another Dataset and where it cannot be written."
+    """Write a climatology with its provenance, atomically.
+
+    Raises `WeatherError` for another Dataset and where it cannot be written."""
     check_axes(clim, "This Dataset")
     made = dict(source=clim.attrs.get("source"), source_sha256=clim.attrs.get("source_sha256"),
                 config=json.loads(clim.attrs.get("settings", "{}")))
@@ -317,17 +406,31 @@ def save_climatology(
 
 # %% ../../nbs/weather/11_climate.ipynb #d542efa7
 def check_axes(ds, path):
-    "Hours of a day, and all days of a year or none. Raises `WeatherError` for what is no climatology."
-    if "hour" not in ds.coords or ds["hour"].dims != ("hour",): raise WeatherError(f"{path} is {_kind(ds)}: make one with `climatology`.")
+    """Hours of a day, and all days of a year or none.
+
+    Raises `WeatherError` for what is no climatology."""
+    if "hour" not in ds.coords or ds["hour"].dims != ("hour",):
+        raise WeatherError(f"{path} is {_kind(ds)}: make one with `climatology`.")
     hours = ds["hour"].values
     if hours.dtype.kind not in "iuf" or not len(hours) or (np.diff(hours) <= 0).any() or hours[0] < 0 or hours[-1] >= 24:
-        raise WeatherError(f"The hours of {path} are {hours[:4]} …, which are no ascending hours of a day, 0 to 23: make it again.")
+        raise WeatherError(
+            f"The hours of {path} are {hours[:4]} …, which are no ascending hours of a day, 0 to "
+            f"23: make it again."
+        )
     if "dayofyear" in ds.dims and not np.array_equal(ds["dayofyear"], np.arange(1, 367)):
-        raise WeatherError(f"The days of {path} are not 1 to 366 but {ds.sizes['dayofyear']} others: make it with 29 February.")
+        raise WeatherError(
+            f"The days of {path} are not 1 to 366 but {ds.sizes['dayofyear']} others: make it "
+            f"with 29 February."
+        )
 
 def _kind(ds) -> str:
-    sort = "a forecast" if {"lead_time", "init_time", "prediction_timedelta"} & {*ds.dims, *ds.coords} else \
-        "a series of weather" if "time" in ds.dims else "something else"
+    sort = (
+        "a forecast"
+        if {"lead_time", "init_time", "prediction_timedelta"} & {*ds.dims, *ds.coords}
+        else "a series of weather"
+        if "time" in ds.dims
+        else "something else"
+    )
     return f"{sort}, no climatology (it has {', '.join(map(str, ds.dims)) or 'no dimensions'} and no hour)"
 
 # %% ../../nbs/weather/11_climate.ipynb #0fc830d4
@@ -343,12 +446,19 @@ def _translate(name) -> tuple:  # our name or None, hours of an amount of rain o
 def _ours(ds, path) -> xr.Dataset:
     "Our names, units and order. Raises `WeatherError` where nothing is known."
     named = [(*_translate(str(n)), da) for n, da in ds.data_vars.items() if "hour" in da.dims]
-    by_hours = sorted(named, key=lambda row: -(row[1] or 0))  # the shortest amount comes last, and stays
+    # the shortest amount comes last, and stays
+    by_hours = sorted(named, key=lambda row: -(row[1] or 0))
     fields = {n: _field(n, da, hours, path) for n, hours, da in by_hours if n}
-    if not fields: raise WeatherError(f"{path} holds no variable known here, only {', '.join(map(str, ds)) or 'nothing'}: rename them.")
+    if not fields:
+        raise WeatherError(
+            f"{path} holds no variable known here, only {', '.join(map(str, ds)) or 'nothing'}: "
+            f"rename them."
+        )
     whole = xr.Dataset(fields | ({"crs": ds["crs"]} if "crs" in ds else {}), attrs=ds.attrs)
     if "latitude" in whole.indexes: whole = whole.sortby("latitude", ascending=False)
-    return whole.transpose("hour", "dayofyear", "level", "y", "x", "latitude", "longitude", missing_dims="ignore")
+    return whole.transpose(
+        "hour", "dayofyear", "level", "y", "x", "latitude", "longitude", missing_dims="ignore"
+    )
 
 def _field(name, da, hours, path) -> xr.DataArray:
     "A lazy field in our units; an amount of rain says over how many hours it fell."
@@ -406,7 +516,9 @@ def open_climatology(
     path: str | Path,  # a NetCDF file, or a Zarr store: a folder or a URL
     region=None,  # a name, a Grid, or (north, south, west, east); None for everything
 ) -> xr.Dataset:  # lazy, in our names; dims hour, perhaps dayofyear, perhaps level, and the grid
-    "Open a climatology of this package or of WeatherBench 2. Raises `WeatherError` for a file that is none."
+    """Open a climatology of this package or of WeatherBench 2.
+
+    Raises `WeatherError` for a file that is none."""
     raw, where = _open(path), named_region(region)
     check_axes(raw, path)
     ds = _ours(raw, path)
@@ -431,12 +543,17 @@ def climatology_for(
     precipitation: bool = False,
     dry: float = 0.25,  # kg m-2 in one step
 ) -> xr.Dataset:  # lazy, from the file
-    "The climatology of a source from its file, which is made if it is missing or was made otherwise. Raises `WeatherError` as those do."
+    """The climatology of a source from its file, which is made if it is missing or was made
+    otherwise. Raises `WeatherError` as those do."""
     if not ds.attrs.get("source_sha256"):
-        raise WeatherError("This Dataset has no source_sha256, so nobody can tell which file belongs to it: open it with open_weather.")
+        raise WeatherError(
+            "This Dataset has no source_sha256, so nobody can tell which file belongs to it: open "
+            "it with open_weather."
+        )
     settings = _settings(_with_wind_speed(ds), by, window_days, dry if precipitation else None)
     wanted = settings, ds.attrs["source_sha256"]
-    if project_path(path).exists() and _made_from(clim := open_climatology(path)) == wanted: return clim
+    if project_path(path).exists() and _made_from(clim := open_climatology(path)) == wanted:
+        return clim
     save_climatology(climatology(ds, by, window_days, precipitation, dry), path)
     return open_climatology(path)
 
