@@ -96,7 +96,7 @@ def _is_nobodys(name) -> bool:
 def why_not_written(error: Exception, path: Path) -> str:
     "The reason of a failed write; HDF5 calls a full disk 'Permission denied'."
     folder = next(one for one in (path, *path.parents) if one.is_dir())
-    is_full = getattr(error, "errno", None) == errno.ENOSPC
+    is_full = getattr(error, "strerror", None) == os.strerror(errno.ENOSPC)
     if is_full or shutil.disk_usage(folder).free < 2**16: return "no space is left on the disk"
     return getattr(error, "strerror", None) or str(error)
 

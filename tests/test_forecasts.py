@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyproj
 import pytest
 import xarray as xr
 
@@ -93,9 +94,10 @@ def test_a_store_may_be_written_onto_the_file_it_comes_from(runs, tmp_path):
 def test_projected_runs_come_back_in_their_own_rows(tmp_path):
     "A grid along y and x, with its projection, from our own file."
     from microclimate.grid import Grid
-    lon, lat = np.meshgrid(np.linspace(9, 10, 8), np.linspace(61, 60.4, 6))
-    lambert = dict(grid_mapping_name="lambert_conformal_conic", standard_parallel=63.3)
-    grid = Grid(lat, lon, np.arange(8) * 2500.0, np.arange(6) * -2500.0, lambert)
+    lambert = pyproj.CRS("+proj=lcc +lat_1=63.3 +lat_0=63.3 +lon_0=15 +R=6371000")
+    x, y = np.arange(8) * 2500.0 - 320_000, np.arange(6) * -2500.0 - 260_000
+    lon, lat = pyproj.Transformer.from_crs(lambert, lambert.geodetic_crs, always_xy=True).transform(*np.meshgrid(x, y))
+    grid = Grid(lat, lon, x, y, {k: v for k, v in lambert.to_cf().items() if k != "crs_wkt"})
     hours = pd.date_range("2024-06-01", periods=5, freq="h").values.astype("M8[ns]")
     values = np.random.default_rng(0).normal(280, 4, (5, 6, 8)).astype("f4")
     ds = xr.Dataset({"2t": (("time", "y", "x"), values)}, coords=grid.coords() | dict(time=hours)).assign(crs=((), 0, grid.crs))
@@ -104,8 +106,9 @@ def test_projected_runs_come_back_in_their_own_rows(tmp_path):
     np.testing.assert_array_equal(opened["2t"][1, 2], values[3])
     np.testing.assert_array_equal(opened["y"], ds["y"])
     assert opened["crs"].attrs["grid_mapping_name"] == "lambert_conformal_conic" and Grid.from_dataset(opened).same(grid)
-    cut = open_forecast(tmp_path / "p.nc", region=(60.9, 60.6, 9.2, 9.6))
-    np.testing.assert_array_equal(cut["2t"][0, 0], values[1][1:4, 2:5])
+    rows, columns = grid.window(*(box := (lat[1:4].max(), lat[1:4].min(), lon[:, 2:5].min(), lon[:, 2:5].max())))
+    cut = open_forecast(tmp_path / "p.nc", region=box)
+    np.testing.assert_array_equal(cut["2t"][0, 0], values[1][rows, columns])
 
 
 def wb2(lead=(6, 12, 18), **axes):

@@ -14,6 +14,7 @@ import xarray as xr
 from microclimate.batch import Normalizer
 from microclimate.delivery.export import export_model
 from microclimate.device.runner import forecast_onnx
+from microclimate.errors import WeatherError
 from microclimate.grid import Grid, cf_mapping, read_crs, regular_grid, to_degrees
 from microclimate.models.baseline import Persistence
 from microclimate.models.members import ensemble
@@ -150,9 +151,8 @@ def test_files_of_the_first_version():
         for name, values in inside.items():
             np.testing.assert_array_equal(opened[name], values)
             np.testing.assert_array_equal(same[name], values)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the gap between the runs
-        assert open_weather(OLD).sizes["time"] == 6
+    weather = open_weather(OLD)  # two runs stay runs, also where they do not overlap
+    assert (weather.sizes["init_time"], weather.sizes["lead_time"]) == (2, 3)
 
 
 def cdo(*words):
@@ -197,12 +197,15 @@ def test_cdo_computes_what_xarray_computes(name, files, tmp_path):
 
 @needs_cdo
 def test_what_cdo_makes_of_it_opens_here(files, tmp_path):
-    "Three-hourly means of a forecast, as weather."
+    "Some times of a forecast, as weather. Of means over three hours the rates, which lie at the end of their bounds."
+    cdo("seltimestep,2/7", files / "one.nc", tmp_path / "some.nc")
+    assert set(CHANNELS) <= set(some := open_weather(tmp_path / "some.nc")) and some.sizes["time"] == 6
     cdo("timselmean,3", "-seltimestep,2/7", files / "one.nc", tmp_path / "means.nc")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        means = open_weather(tmp_path / "means.nc")
-    assert means.sizes["time"] == 2 and set(CHANNELS) <= set(means)
+    means = open_weather(tmp_path / "means.nc", ["tp", "ssrd"])
+    np.testing.assert_allclose(means["tp"][1], some["tp"][3:].mean("time"), rtol=1e-5, atol=1e-6)
+    assert means["time"][1] == some["time"][5]
+    with pytest.raises(WeatherError, match="no time in common"):  # CDO still calls the means of states instants
+        open_weather(tmp_path / "means.nc")
 
 
 @needs_gdal

@@ -164,13 +164,13 @@ def test_names_of_other_centres(tmp_path):
 
 
 FILE = """
-[dust]
-long_name = "dust near the ground"
+[pollen]
+long_name = "pollen near the ground"
 units = "ug m-3"
 bounds = [0, 20000]
 transform = "log1p"
 weight = 0.5
-aliases = ["DUST_SURF"]
+aliases = ["POLLEN_SURF"]
 
 [80u]
 units = "m s-1"
@@ -183,18 +183,18 @@ height = 80
 
 def test_a_file_of_rows(tmp_path):
     (tmp_path / "mine.toml").write_text(FILE)
-    dust, wind = mc.read_variables(tmp_path / "mine.toml")
-    assert (dust.high, dust.transform, dust.aliases) == (20000, "log1p", ("DUST_SURF",)) and wind.height == 80
-    assert mc.read_variables(tmp_path / "mine.toml") == [dust, wind]  # twice is once
+    pollen, wind = mc.read_variables(tmp_path / "mine.toml")
+    assert (pollen.high, pollen.transform, pollen.aliases) == (20000, "log1p", ("POLLEN_SURF",)) and wind.height == 80
+    assert mc.read_variables(tmp_path / "mine.toml") == [pollen, wind]  # twice is once
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("[dust", "is no TOML"),
-    ("dust = 3", r"no table \[dust\]"),
-    ("[dust]\nunits = '1'", "without bounds"),
-    ("[dust]\nunit = '1'\nunits = '1'\nbounds = [0, 1]", "a 'unit', which no variable has: use units"),
-    ("[dust]\nunits = '1'\nbounds = [0, '1']", "give two numbers"),
-    ("[dust]\nunits = 1\nbounds = [0, 1]", "units of variable 'dust' is 1: give a text"),
+    ("[pollen", "is no TOML"),
+    ("pollen = 3", r"no table \[pollen\]"),
+    ("[pollen]\nunits = '1'", "without bounds"),
+    ("[pollen]\nunit = '1'\nunits = '1'\nbounds = [0, 1]", "a 'unit', which no variable has: use units"),
+    ("[pollen]\nunits = '1'\nbounds = [0, '1']", "give two numbers"),
+    ("[pollen]\nunits = 1\nbounds = [0, 1]", "units of variable 'pollen' is 1: give a text"),
     ("[2t]\nunits = 'K'\nbounds = [0, 1]", "taken by 2t"),
 ])
 def test_a_file_with_a_fault(tmp_path, text, words):
@@ -207,6 +207,6 @@ def test_a_file_with_a_fault(tmp_path, text, words):
 def test_a_file_named_by_the_environment(tmp_path):
     (tmp_path / "mine.toml").write_text(FILE)
     environment = os.environ | {"MICROCLIMATE_VARIABLES": str(tmp_path / "mine.toml")}
-    command = "from microclimate.variables import variable; print(variable('dust').units)"
+    command = "from microclimate.variables import variable; print(variable('pollen').units)"
     done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "ug m-3\n"

@@ -149,7 +149,7 @@ def _common_times(ds, fields) -> xr.Dataset:
     for field in states[1:]: common = np.intersect1d(common, field["time"].values)
     if len(common) == 0:
         raise WeatherError(f"The variables {', '.join(fields)} have no time in common: "
-                           "open files of the same period.")
+                           "open files of the same period, or one variable at a time.")
     dropped = ds.sizes["time"] - len(common)
     if not dropped: return ds
     warnings.warn(f"{dropped} times are left out: not every variable has them.", stacklevel=2)
