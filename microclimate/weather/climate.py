@@ -34,9 +34,8 @@ from .open import open_file, resolve_source
 def day_window(days: int) -> np.ndarray:  # (366,) weights around day 0, circular, sum 1
     "Linearly decaying weights, zero at half the window's width."
     away = np.minimum(np.arange(366), 366 - np.arange(366))
-    weights = (
-        np.clip(1 - away / max(days // 2, 1), 0, None) if days > 1 else (away == 0).astype(float)
-    )
+    if days <= 1: return (away == 0).astype(float)
+    weights = np.clip(1 - away / (days // 2), 0, None)
     return weights / weights.sum()
 
 def _smooth(x, weights):
@@ -50,18 +49,16 @@ def _when(time) -> tuple:  # hour of day (whole where it is whole), day of the y
     "Clock and calendar of times."
     index = pd.DatetimeIndex(np.ravel(np.asarray(time, "M8[ns]")))
     hour = index.hour + index.minute / 60
-    return (
-        hour.astype(int) if np.all(hour == hour.astype(int)) else hour
-    ).to_numpy(), index.day_of_year.to_numpy()
+    if np.all(hour == hour.astype(int)): hour = hour.astype(int)
+    return hour.to_numpy(), index.day_of_year.to_numpy()
 
 # %% ../../nbs/weather/11_climate.ipynb #67451055
 def _whole_year(day, window_days) -> bool:
     """Do the data cover the year, so that no day is further from the next than a quarter of the
     window? Spells of hours may."""
     days = np.unique(day)
-    return len(days) > 1 and np.diff(np.append(days, days[0] + 366)).max() <= max(
-        1, window_days // 4
-    )
+    gaps = np.diff(np.append(days, days[0] + 366))
+    return len(days) > 1 and gaps.max() <= max(1, window_days // 4)
 
 @dataclass(frozen=True)
 class _Slots:
